@@ -1,0 +1,1 @@
+"""The reference service: encrypts and decrypts text and streams with a passphrase."""

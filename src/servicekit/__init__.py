@@ -1,0 +1,1 @@
+"""An async gRPC-first service framework."""

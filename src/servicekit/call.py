@@ -1,0 +1,340 @@
+"""One RPC as every layer sees it: what is called, by whom, until when, and what may be added to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from .errors import Code, Error, code_of
+from .metadata import Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from google.protobuf.descriptor_pb2 import MethodOptions
+
+    from .clock import Clock
+
+Hook: TypeAlias = "Callable[[object, int], None]"
+
+
+class Kind(enum.Enum):
+    """The four kinds of RPC, by which side sends a stream."""
+
+    UNARY = "unary"
+    CLIENT_STREAM = "client_stream"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
+
+    request_streaming: bool
+    response_streaming: bool
+
+    def __init__(self, word: str) -> None:
+        self.request_streaming = word in {"client_stream", "bidi_stream"}
+        self.response_streaming = word in {"server_stream", "bidi_stream"}
+
+    @classmethod
+    def of(cls, *, request_streaming: bool, response_streaming: bool) -> Kind:
+        """Return the kind with these two properties."""
+        if request_streaming:
+            return cls.BIDI_STREAM if response_streaming else cls.CLIENT_STREAM
+        return cls.SERVER_STREAM if response_streaming else cls.UNARY
+
+
+class Idempotency(enum.Enum):
+    """What a proto's ``idempotency_level`` promises about calling the method twice."""
+
+    UNKNOWN = "unknown"
+    NO_SIDE_EFFECTS = "no_side_effects"
+    IDEMPOTENT = "idempotent"
+
+
+class Side(enum.Enum):
+    """Which end of an RPC a chain runs on."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Method:
+    """One method of a service, read from its descriptor. ``path`` is what goes on the wire, ``/package.Service/Name``.
+
+    ``options`` are the method's protobuf options, None when no descriptor of it is known. Every method that a server
+    does not have shares one Method with ``known=False``, so that labels stay bounded whatever clients ask for.
+    ``auxiliary`` marks the server's own services (health, reflection): limits on load and time let them pass.
+
+    There is one object per method and chain, so it is its own key in a dictionary (identity, not equality).
+    """
+
+    service: str
+    name: str
+    kind: Kind
+    idempotency: Idempotency = Idempotency.UNKNOWN
+    options: MethodOptions | None = None
+    known: bool = True
+    auxiliary: bool = False
+    path: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Spell the path once: it is read at every call."""
+        object.__setattr__(self, "path", f"/{self.service}/{self.name}")
+
+
+class Exchange(Protocol):
+    """What a call asks of the transport that carries it. Implemented by ``transport``; middleware use the Call."""
+
+    committed: bool
+
+    async def send(self, call: Call, message: object) -> None:
+        """Hand a response message on; returns when more is welcome."""
+
+    def limit(self, call: Call) -> None:
+        """Take note that the call's deadline has come nearer."""
+
+    def stop(self, call: Call) -> None:
+        """Make the call's work stop: its failure is set."""
+
+
+class Call:
+    """One RPC, or one attempt at it.
+
+    On both sides ``metadata`` is what the request carries, ``headers`` and ``trailers`` what the response carries
+    before and after its messages. On the server the first is read and the others are written (merged, sent once);
+    on the client it is the other way round. ``peer`` is the other end's address as the wire spells it, ``path`` what
+    was asked for, also where the method is unknown. ``deadline`` is in the seconds of ``clock``. ``state`` is the
+    call's own dictionary, shared by all attempts.
+
+    What belongs to one attempt (metadata, hooks, failure, ``instance``) is apart from what belongs to the call:
+    whoever calls ``next`` more than once passes ``call.fork()``.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_on_received",
+        "_on_sent",
+        "attempt",
+        "clock",
+        "deadline",
+        "failure",
+        "headers",
+        "instance",
+        "logged",
+        "metadata",
+        "method",
+        "origin",
+        "over",
+        "parent",
+        "path",
+        "peer",
+        "side",
+        "started",
+        "state",
+        "trailers",
+        "used",
+    )
+
+    def __init__(  # noqa: PLR0913 - made in three places, all of them in transport and testing
+        self,
+        method: Method,
+        *,
+        side: Side,
+        exchange: Exchange,
+        clock: Clock,
+        metadata: Metadata,
+        peer: str = "",
+        path: str = "",
+        deadline: float | None = None,
+        parent: Call | None = None,
+    ) -> None:
+        """Describe a call that begins now."""
+        self.method = method
+        self.side = side
+        self.clock = clock
+        self.started = clock.time()
+        self.metadata = metadata
+        self.peer = peer
+        self.path = path or method.path
+        self.deadline = deadline
+        self.parent = parent
+        self.state: dict[str, object] = {}
+        self.headers = Metadata()
+        self.trailers = Metadata()
+        self.failure: Exception | None = None
+        self.instance: str | None = None
+        self.attempt = 0
+        self.origin: Call | None = None
+        self.over = False
+        self.logged = False  # whether somebody wrote down why it failed
+        self.used = False
+        self._exchange = exchange
+        self._on_received: list[Hook] = []
+        self._on_sent: list[Hook] = []
+
+    def remaining(self) -> float | None:
+        """Return the seconds left until the deadline, at least 0.0, or None when there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - self.clock.time())
+
+    def limit(self, deadline: float) -> None:
+        """Bring the deadline forward to ``deadline``; a later one changes nothing.
+
+        When it passes, the call ends with DEADLINE_EXCEEDED wherever it is, as if the caller had asked for it.
+        """
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+            self._exchange.limit(self)
+
+    def on_received(self, hook: Hook) -> None:
+        """Have ``hook(message, size_in_bytes)`` run for each message that comes in, before anyone sees it.
+
+        A hook observes or raises; what it raises becomes the call's failure. On the server these are the requests,
+        on the client the responses.
+        """
+        self._on_received.append(hook)
+
+    def on_sent(self, hook: Hook) -> None:
+        """Have ``hook(message, size_in_bytes)`` run for each message that goes out, just before it does."""
+        self._on_sent.append(hook)
+
+    async def send(self, message: object) -> None:
+        """Send one message of a streaming response; returns when more is welcome.
+
+        This is how the endpoint of a response-streaming method answers, and how a middleware does that answers in
+        its place: on the client too, where the message reaches the caller.
+        """
+        await self._exchange.send(self, message)
+
+    def fork(self) -> Call:
+        """Return another attempt at this call, to be given to ``next`` in its place.
+
+        It begins with this call's metadata and hooks, and with nothing received, sent or failed. Attempts do not see
+        each other's changes; the one that succeeds hands its headers, trailers and instance back.
+        """
+        attempt = Call(
+            self.method,
+            side=self.side,
+            exchange=self._exchange,
+            clock=self.clock,
+            metadata=self.metadata.copy(),
+            peer=self.peer,
+            path=self.path,
+            deadline=self.deadline,
+            parent=self.parent,
+        )
+        self.attempt += 1
+        attempt.attempt = self.attempt
+        attempt.origin = self
+        attempt.state = self.state
+        attempt.headers, attempt.trailers = self.headers.copy(), self.trailers.copy()
+        for hook in self._on_received:
+            attempt.on_received(hook)
+        for hook in self._on_sent:
+            attempt.on_sent(hook)
+        return attempt
+
+    @property
+    def committed(self) -> bool:
+        """Whether a response message has reached the caller: from then on there is no second attempt."""
+        return self._exchange.committed
+
+    def fail(self, error: Exception) -> None:
+        """Make ``error`` the way this attempt ends, whatever the servicer returns or swallows; the first one wins."""
+        if self.failure is None:
+            self.failure = error
+
+    def end(self, error: Exception) -> None:
+        """End the call now with ``error``: what is at work for it is cancelled. Harmless when it has failed already.
+
+        May be called from a timer. This is how a limit on time ends a call, never by a time-out around a read.
+        """
+        if self.failure is None:
+            self.failure = error
+            self._exchange.stop(self)
+
+    def outcome(self, error: BaseException | None) -> Code:
+        """Return the code that the other side sees when this call ends with ``error`` (None: it returned).
+
+        Tells a cancellation by the client from a deadline that has passed, which both arrive as CancelledError.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            if self.failure is not None:
+                return code_of(self.failure)
+            if self.deadline is not None and self.clock.time() >= self.deadline:
+                return Code.DEADLINE_EXCEEDED
+        return code_of(error)
+
+    def settle(self) -> None:
+        """Hand what this attempt brought back to the call it was forked from. Called by transport on success."""
+        origin = self.origin
+        while origin is not None:
+            origin.headers, origin.trailers = self.headers, self.trailers
+            origin.instance, origin.peer = self.instance, self.peer
+            origin = origin.origin
+
+    def received(self, message: object, size: int) -> None:
+        """Run the hooks for a message that came in. Called by transport; a failing hook fails the call."""
+        self._run(self._on_received, message, size)
+
+    def sent(self, message: object, size: int) -> None:
+        """Run the hooks for a message about to go out. Called by transport; a failing hook fails the call."""
+        self._run(self._on_sent, message, size)
+
+    def _run(self, hooks: list[Hook], message: object, size: int) -> None:
+        try:
+            for hook in hooks:
+                hook(message, size)
+        except Exception as error:
+            self.fail(error)
+            raise
+
+    def __repr__(self) -> str:
+        """Return the method, side, attempt and time left; never metadata or messages."""
+        left = self.remaining()
+        time = "" if left is None else f", {left:.3f}s left"
+        attempt = f", attempt {self.attempt}" if self.origin is not None else ""
+        return f"<Call {self.path} {self.method.kind.value} on the {self.side.value}{attempt}{time}>"
+
+
+_current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("servicekit_call", default=None)
+
+
+def current_call() -> Call:
+    """Return the call being served by the running task. Raises LookupError outside of one."""
+    call = _current.get()
+    if call is None:
+        msg = "no call is being served here: current_call() works inside a servicer and what it awaits"
+        raise LookupError(msg)
+    return call
+
+
+def parent_call() -> Call | None:
+    """Return the served call that an outgoing one belongs to, or None: outside of one, or when it is over."""
+    call = _current.get()
+    return None if call is None or call.over else call
+
+
+@contextlib.contextmanager
+def serving(call: Call | None) -> Iterator[None]:
+    """Make ``call`` what ``current_call()`` returns inside the block."""
+    token = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def detached() -> contextlib.AbstractContextManager[None]:
+    """Return a context manager in which work belongs to no call.
+
+    Tasks started inside it inherit neither deadline nor request id, so they may outlive the call they came from.
+    """
+    return serving(None)
+
+
+def deadline_error() -> Error:
+    """Return the error of a deadline that has passed."""
+    return Error(Code.DEADLINE_EXCEEDED, "deadline exceeded")

@@ -1,0 +1,117 @@
+"""Core operations that outlive whoever waits for them.
+
+grpc.aio cancels the RPC when a write is cancelled, and loses the message when a read is: each await hands the
+cancellation on to core. Here the waiter is cancelled and the operation stays, to be waited for again. A task for each
+operation with ``asyncio.shield`` around it would do the same, at the price of a task, two futures and one more turn
+of the loop for every message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable, Coroutine, Generator
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """A coroutine that is stepped by whoever awaits it, and goes on from where it was at the next await.
+
+    Any number of tasks may await it, at once or after one another: all get its result. Cancelling one of them changes
+    nothing for the coroutine. It may wait for futures only, as everything of core's does.
+    """
+
+    __slots__ = ("_coroutine", "_error", "_future", "_result")
+    _result: T
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        """Take a coroutine that nobody else awaits; it begins at the first ``advance`` or await."""
+        self._coroutine: Coroutine[Any, Any, T] | None = coroutine
+        self._future: asyncio.Future[Any] | None = None
+        self._error: BaseException | None = None
+
+    def advance(self) -> bool:
+        """Go on as far as is possible without waiting, and return whether the end was reached."""
+        coroutine = self._coroutine
+        if coroutine is None:
+            return True
+        if self._future is not None and not self._future.done():
+            return False
+        try:
+            future = coroutine.send(None)
+        except StopIteration as stop:
+            self._result = stop.value
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+            self._error = error
+        else:
+            future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's word for "you were awaited" (Task does so)
+            self._future = future
+            return False
+        self._coroutine = self._future = None
+        return True
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Return the coroutine's result or raise what it raised. Cancel-safe."""
+        while not self.advance():
+            future = self._future
+            assert future is not None  # noqa: S101 - it waits for something
+            waiter = _Waiter(future)
+            try:
+                yield waiter
+            except BaseException:
+                if waiter.cancelled or not future.done():
+                    raise
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def drop(self) -> None:
+        """Forget the operation: nobody will wait for it any more. Idempotent."""
+        coroutine, future = self._coroutine, self._future
+        self._coroutine = self._future = None
+        if future is not None and not future.cancel() and not future.cancelled():
+            future.exception()  # looked at, so that asyncio does not log it
+        if coroutine is not None:
+            coroutine.close()
+
+
+class _Waiter:
+    """Stands between a task and a future, so that cancelling the task leaves the future alone.
+
+    This is asyncio's documented duck type of a future (``asyncio.isfuture``): the task calls ``add_done_callback`` to
+    be woken, directly by the future, and ``cancel`` when it is cancelled.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_context", "_future", "_wakeup", "cancelled")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+        self._asyncio_future_blocking = True
+        self.cancelled = False
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._future.get_loop()
+
+    def add_done_callback(self, wakeup: Callable[[Any], object], *, context: contextvars.Context | None = None) -> None:
+        self._wakeup = wakeup
+        self._context = context
+        self._future.add_done_callback(wakeup, context=context)
+
+    def cancel(self, msg: object = None) -> bool:
+        # As Future.cancel: True once, and then the task is woken; False when it is about to be woken anyway, and then
+        # the task raises CancelledError by itself.
+        del msg
+        if self.cancelled or self._future.done():
+            self.cancelled = True
+            return False
+        self.cancelled = True
+        self._future.remove_done_callback(self._wakeup)
+        self._future.get_loop().call_soon(self._wakeup, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        raise asyncio.CancelledError

@@ -1,0 +1,212 @@
+"""One streaming RPC over grpc core, seen by the client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from servicekit.errors import By, Code
+from servicekit.wire import END, Ended, Received, Status
+from .kept import Kept
+from .outcome import CANCELLED, CODES, CUT_OFF, ended_by, never_sent
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from servicekit.metadata import Pairs
+
+
+class _State:
+    """What a stream and those who wait for its end have in common; it does not hold the stream."""
+
+    __slots__ = ("call", "cancelled", "channel", "reading", "taken")
+
+    def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
+        self.call = call
+        self.channel = channel
+        self.cancelled = False
+        self.reading: Kept[Any] | None = None  # a read that was begun and whose message nobody has taken yet
+        self.taken: asyncio.Future[None] | None = None  # resolved, if someone waits for it, when it was taken
+
+
+class GrpcioStream:
+    """A Stream over one call object of grpc.aio.
+
+    Messages go through the call's core object, not through ``read`` and ``write``: a ``write`` that fails because the
+    server has answered early puts INTERNAL in the place of the status, and makes the messages that are still to be read
+    unreadable. Each message is a turn of the loop, for core hands it over from a thread of its own.
+    """
+
+    __slots__ = ("_begun", "_call", "_core", "_half_closed", "_over", "_state", "_writing")
+
+    def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
+        """Take a call that was just made: no turn of the loop may have passed."""
+        self._call = call
+        self._core = call._cython_call  # noqa: SLF001 - see above
+        self._state = _State(call, channel)
+        self._writing: Kept[None] | None = None
+        self._half_closed = False
+        self._over = False
+        self._begun = False
+
+    async def send(self, data: bytes) -> None:
+        """Send one message; returns when core wants more. Raises Ended after the end, and after ``half_close``."""
+        await self._written()
+        if self._half_closed or self._call.done():
+            raise Ended
+        await self._write(self._core.send_serialized_message(data))
+
+    async def half_close(self) -> None:
+        """Say that no more messages will be sent; idempotent, and harmless after the end."""
+        if self._half_closed:
+            return
+        try:
+            await self._written()
+            if self._half_closed or self._call.done():
+                return
+            self._half_closed = True
+            await self._write(self._core.send_receive_close())
+        except Ended:
+            return
+
+    async def receive(self) -> Received:
+        """Return the next message, or END at any end. Cancel-safe: a read that was begun is kept for the next one."""
+        state = self._state
+        if self._over or state.cancelled:
+            return END
+        if not self._begun:
+            await self._begin()
+        if state.reading is None:
+            state.reading = Kept(self._core.receive_serialized_message())
+        try:
+            message = await state.reading
+        except grpc.aio.BaseError:
+            message = grpc.aio.EOF
+        state.reading = None
+        if state.taken is not None and not state.taken.done():
+            state.taken.set_result(None)
+        if message is grpc.aio.EOF or state.cancelled:
+            self._over = True
+            return END
+        return message  # type: ignore[no-any-return]
+
+    # The next two are coroutines of the state, not of the stream: whoever waits there does not keep the stream alive.
+
+    def headers(self) -> Coroutine[Any, Any, Pairs]:
+        """Return the response's initial metadata once it is there; () when the RPC ended without any."""
+        return _headers(self._call)
+
+    def ended(self) -> Coroutine[Any, Any, Status]:
+        """Return how the RPC ended, once all its messages were taken, or once it failed. Cancel-safe."""
+        return _ended(self._state)
+
+    @property
+    def peer(self) -> str:
+        """Nothing: core does not tell the client of grpc.aio."""
+        return ""
+
+    def cancel(self) -> None:
+        """End the RPC from this side if it is not over; idempotent."""
+        if self._call.cancel():
+            self._state.cancelled = True
+
+    async def _begin(self) -> None:
+        # The call's own first task, made with it, starts the first batch; it runs before this goes on. That batch need
+        # not be over for the others to be started: waiting for it would cost a round trip through core's thread.
+        await asyncio.sleep(0)
+        self._begun = True
+
+    async def _written(self) -> None:
+        if not self._begun:
+            await self._begin()
+        if self._writing is not None:  # a cancelled one: core takes one message at a time
+            await self._finish_write(self._writing)
+
+    async def _write(self, operation: Coroutine[Any, Any, None]) -> None:
+        self._writing = Kept(operation)
+        await self._finish_write(self._writing)
+
+    async def _finish_write(self, writing: Kept[None]) -> None:
+        try:
+            await writing
+        except grpc.aio.BaseError:
+            self._writing = None
+            raise Ended from None
+        self._writing = None
+
+    def __del__(self) -> None:
+        """Cancel the RPC. grpc.aio does not: its call objects are cycles, and its tasks hold them."""
+        try:
+            self.cancel()
+        except RuntimeError:  # the loop was closed before
+            return
+        for kept in (self._state.reading, self._writing):
+            if kept is not None:
+                kept.drop()
+
+
+async def _headers(call: Any) -> Pairs:
+    return tuple(await call.initial_metadata())
+
+
+async def _ended(state: _State) -> Status:
+    call = state.call
+    code = CODES[await call.code()]
+    if call.cancelled() and call._cython_call.is_locally_cancelled():  # noqa: SLF001 - the class tells why
+        return CANCELLED if state.cancelled else CUT_OFF
+    if code is Code.OK and state.reading is not None:
+        await _taken(state)
+    message = await call.details() or ""
+    status = Status(
+        code=code, message=message, trailers=tuple(await call.trailing_metadata()), by=ended_by(code, message)
+    )
+    if never_sent(code, message, state.channel):
+        status.begun, status.by = False, By.LOCAL
+    return status
+
+
+async def _taken(state: _State) -> None:
+    # Core has handed all messages over, but the last one may lie in a read whose reader was cancelled.
+    if state.reading is not None and await state.reading is not grpc.aio.EOF and state.reading is not None:
+        if state.taken is None:
+            state.taken = asyncio.get_running_loop().create_future()
+        await asyncio.shield(state.taken)
+
+
+class Stillborn:
+    """A Stream that has ended before anything was sent."""
+
+    __slots__ = ("_status",)
+
+    def __init__(self, status: Status) -> None:
+        """End with ``status``."""
+        self._status = status
+
+    async def send(self, data: bytes) -> None:
+        """Raise Ended."""
+        raise Ended
+
+    async def half_close(self) -> None:
+        """Do nothing."""
+
+    async def receive(self) -> Received:
+        """Return END."""
+        return END
+
+    async def headers(self) -> Pairs:
+        """Return ()."""
+        return ()
+
+    async def ended(self) -> Status:
+        """Return the status."""
+        return self._status
+
+    @property
+    def peer(self) -> str:
+        """Nothing: nobody was asked."""
+        return ""
+
+    def cancel(self) -> None:
+        """Do nothing."""

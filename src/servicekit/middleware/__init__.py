@@ -1,0 +1,89 @@
+"""What stands around an endpoint, one file each, and the order in which it does.
+
+The order is a part of what the links promise: each has its place for the reason beside it, and none knows another.
+
+On the server, outermost first:
+
+=================  ====================================================================================================
+request id         everything further in can name the request
+tracing            all below is inside the span
+access log         one line for whatever happens below
+metrics            refusals are counted too
+recovery           nothing unmapped passes above it: observers see what the client gets
+deadline           work that is already late is not begun
+load shedding      when there is too much to do, most of it is turned away here, before it costs anything
+limits by peer     turning away must be cheaper than what it saves, so before the cryptography of authentication
+authentication     who it is
+limits by caller   now that there is a name to count under
+authorization      whether they may
+validation         whether the request makes sense: only for those who may ask
+faults             on purpose, as if the service had failed
+yours, servicer    with all of the above done
+=================  ====================================================================================================
+
+On the client, outermost first:
+
+=================  ====================================================================================================
+request id         all attempts are one request
+tracing            all below is inside the span
+access log         one line for the call, not for its attempts
+metrics            the logical call, as the caller sees it
+deadline           the total, retries included
+retry, hedge       inside the total, outside the pick: another attempt may go elsewhere
+throttle           counts attempts: they are what the other side has to bear
+balancer           picks the instance; what follows runs for that one
+circuit breaker    judges one instance
+concurrency limit  what one instance can take
+credentials        fresh for each attempt, for the instance that was picked
+attempt metrics    what went over the wire
+faults             on purpose, as if the wire had failed
+=================  ====================================================================================================
+
+There is no recovery on the client: what the caller's own request iterator raises must reach the caller as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from servicekit.endpoint import Middleware
+from servicekit.mapping import ErrorMapping, Rule
+from servicekit.telemetry import Telemetry
+
+from .access_log import AccessLog
+from .deadline import Deadline
+from .recovery import Recovery
+from .request_id import RequestId
+
+__all__ = ["AccessLog", "Deadline", "Recovery", "RequestId", "standard", "standard_client"]
+
+
+def standard(
+    telemetry: Telemetry, *, errors: Mapping[type[Exception], Rule] | ErrorMapping | None = None
+) -> list[Middleware]:
+    """Return what a server should have around every method, in order; your own links go after it.
+
+    ``errors`` are the rules of recovery. Without a log in ``telemetry`` there is no access log.
+    """
+    return [
+        RequestId(),
+        *_logged(telemetry),
+        Recovery(errors),
+        Deadline(),
+    ]
+
+
+def standard_client(telemetry: Telemetry) -> list[Middleware]:
+    """Return what a client should have around every call, in order.
+
+    A call gets no deadline that nobody asked for: put a ``Deadline(default=...)`` in the place of the one here.
+    """
+    return [
+        RequestId(),
+        *_logged(telemetry),
+        Deadline(default=None, cap=None),
+    ]
+
+
+def _logged(telemetry: Telemetry) -> list[Middleware]:
+    return [] if telemetry.log is None else [AccessLog(telemetry)]

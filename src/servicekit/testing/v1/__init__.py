@@ -1,0 +1,1 @@
+"""The messages and stubs of the echo service, generated from its proto."""

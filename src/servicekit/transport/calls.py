@@ -1,0 +1,291 @@
+"""The call objects that a stub's caller holds: grpc.aio's interfaces over an exchange.
+
+They are handed over at once. Dropping the last reference ends the RPC, ``break`` and a cancelled read do not: the next
+read goes on where the last one stopped. ``CancelledError`` leaves only when the caller cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from servicekit.errors import Code, Error
+from servicekit.wire import END
+
+from .call_error import CallError
+from .exchange import by_caller
+from .status import GRPC_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator
+
+    from .exchange import Exchange, Source
+
+
+class _Call:
+    """What all four have in common."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        """Stand for ``exchange``, whose chain has begun."""
+        self._exchange = exchange
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def __del__(self) -> None:
+        """End the RPC: nobody can take its answer any more."""
+        exchange = getattr(self, "_exchange", None)
+        if exchange is not None and not exchange.over:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the RPC with it
+                exchange.cancel()
+
+    def cancel(self) -> bool:
+        """End the RPC; returns False, changing nothing, when it is over."""
+        return self._exchange.cancel()
+
+    def cancelled(self) -> bool:
+        """Return whether the RPC ended with CANCELLED."""
+        return self._exchange.error is not None and self._ended_with().code is Code.CANCELLED
+
+    def done(self) -> bool:
+        """Return whether the RPC is over."""
+        return self._exchange.over
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds left until the deadline, or None when there is none."""
+        return self._exchange.call.remaining()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Run ``callback(call)`` once the RPC is over; at once if it is."""
+        if self._exchange.over:
+            callback(self)
+            return
+        if not self._callbacks:
+            # The exchange must not hold this object, or dropping it would not end the RPC.
+            self._exchange.when_done(_firing(weakref.ref(self)))
+        self._callbacks.append(callback)
+
+    def fire(self) -> None:
+        """Run the done callbacks."""
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """Return the response's initial metadata once it is there."""
+        source: Source | None = None
+        while not self._exchange.over and (source := await self._exchange.source(source)) is not None:
+            headers = await source.headers()
+            if self._exchange.bound is source:
+                return grpc.aio.Metadata(*headers)
+        return grpc.aio.Metadata(*self._exchange.call.headers)
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """Return the metadata that came with the status, once the RPC is over."""
+        await self._exchange.done()
+        error = self._exchange.error
+        if error is None:
+            return grpc.aio.Metadata(*self._exchange.call.trailers)
+        return grpc.aio.Metadata(*self._ended_with().trailers)
+
+    async def code(self) -> grpc.StatusCode:
+        """Return the RPC's code, once it is over."""
+        await self._exchange.done()
+        return GRPC_CODES[Code.OK if self._exchange.error is None else self._ended_with().code]
+
+    async def details(self) -> str:
+        """Return the RPC's status message, once it is over."""
+        await self._exchange.done()
+        return "" if self._exchange.error is None else self._ended_with().message
+
+    async def debug_error_string(self) -> str:
+        """Return what there is to know for debugging, once the RPC is over."""
+        await self._exchange.done()
+        return "" if self._exchange.error is None else str(self._ended_with())
+
+    async def wait_for_connection(self) -> None:
+        """Return once an answer has begun or the RPC is over. Raises what it failed with."""
+        await self.initial_metadata()
+        self._raise_for_failure()
+
+    def _ended_with(self) -> Error:
+        error = self._exchange.error
+        if isinstance(error, Error):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            return by_caller()
+        # An exception of the caller's own iterator, or of a middleware: it leaves as itself, and has no code of its own.
+        return Error(Code.UNKNOWN, type(error).__name__)
+
+    def _raise_for_failure(self) -> None:
+        error = self._exchange.error
+        if not self._exchange.over or error is None:
+            return
+        if isinstance(error, Error):
+            raise CallError(error, inherited=self._exchange.inherited)
+        raise error
+
+    def __repr__(self) -> str:
+        """Return the method, and how the RPC ended or that it goes on."""
+        state = "under way" if not self._exchange.over else "OK"
+        if self._exchange.error is not None:
+            state = self._ended_with().code.name
+        return f"<{type(self).__name__} {self._exchange.call.path}: {state}>"
+
+
+def _firing(call: weakref.ref[_Call]) -> Callable[[], None]:
+    def fire() -> None:
+        held = call()
+        if held is not None:
+            held.fire()
+
+    return fire
+
+
+class _OneResponse(_Call):
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Return the response. Raises CallError; a caller that is cancelled here cancels the RPC."""
+        if not self._exchange.over:
+            yield from self._exchange.task.__await__()
+            if not self._exchange.over:  # cancelled before its first step: its callbacks come next
+                yield from asyncio.sleep(0).__await__()
+        self._raise_for_failure()
+        return self._exchange.response
+
+
+class _ManyResponses(_Call):
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Return itself: a second loop goes on where the first one stopped."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next response message. Raises CallError, or StopAsyncIteration after the last."""
+        message = await self.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message
+
+    async def read(self) -> Any:
+        """Return the next response message, or ``grpc.aio.EOF`` after the last. Raises CallError.
+
+        A read that is cancelled loses nothing and leaves the RPC as it is.
+        """
+        exchange = self._exchange
+        source = exchange.bound
+        while True:
+            if source is None:
+                source = await exchange.source()
+            if source is None:
+                self._raise_for_failure()
+                return grpc.aio.EOF
+            message = await source.take()
+            if message is not END:
+                return message
+            source = await exchange.source(after=source)
+            if source is None:
+                self._raise_for_failure()
+                return grpc.aio.EOF
+
+
+class _ManyRequests(_Call):
+    def __init__(self, exchange: Exchange, writes: Writes | None) -> None:
+        """Stand for ``exchange``; ``writes`` is where ``write()`` puts messages, None when an iterator was given."""
+        super().__init__(exchange)
+        self._writes = writes
+
+    async def write(self, request: Any) -> None:
+        """Send one request message; returns when more is welcome. Raises CallError when the RPC has failed."""
+        await self._writer().put(request, self._exchange)
+        self._raise_for_failure()
+
+    async def done_writing(self) -> None:
+        """Say that no more messages will be written; idempotent."""
+        self._writer().finish()
+
+    def _writer(self) -> Writes:
+        if self._writes is None:
+            msg = "this call sends what its request iterator yields: write() needs a call made without one"
+            raise grpc.aio.UsageError(msg)
+        return self._writes
+
+
+class UnaryCall(_OneResponse, grpc.aio.UnaryUnaryCall[Any, Any]):
+    """A call with one request and one response."""
+
+
+class ServerStreamCall(_ManyResponses, grpc.aio.UnaryStreamCall[Any, Any]):
+    """A call with one request and a stream of responses."""
+
+
+class ClientStreamCall(_ManyRequests, _OneResponse, grpc.aio.StreamUnaryCall[Any, Any]):
+    """A call with a stream of requests and one response."""
+
+
+class BidiStreamCall(_ManyRequests, _ManyResponses, grpc.aio.StreamStreamCall[Any, Any]):
+    """A call with a stream each way."""
+
+
+class Writes:
+    """What ``write()`` was given and the pump has not sent yet: one message at a time. An iterator, cancel-safe."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._slot: list[Any] = []
+        self._finished = False
+        self._sent: asyncio.Future[None] | None = None  # of the message that is being sent
+        self._more: asyncio.Future[None] | None = None  # what the pump waits for
+
+    async def put(self, message: object, exchange: Exchange) -> None:
+        """Hand over a message; returns when the pump comes for the next one, or when the call is over.
+
+        Raises InvalidStateError after ``finish``, and on a call that is over.
+        """
+        if self._finished:
+            why = "the RPC was half-closed by done_writing()"
+            raise asyncio.InvalidStateError(why)
+        if exchange.over:
+            if exchange.error is None:
+                why = "the RPC is over"
+                raise asyncio.InvalidStateError(why)
+            return
+        sent = self._sent = asyncio.get_running_loop().create_future()
+        self._slot.append(message)
+        self._wake()
+
+        def release() -> None:
+            if not sent.done():
+                sent.set_result(None)
+
+        exchange.when_done(release)
+        try:
+            await sent
+        except asyncio.CancelledError:
+            if message in self._slot:
+                self._slot.remove(message)
+            raise
+
+    def finish(self) -> None:
+        """Let the iteration end after what was put."""
+        self._finished = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    def __aiter__(self) -> Writes:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next message; asking for it says that the one before is on its way."""
+        if self._sent is not None and not self._slot and not self._sent.done():
+            self._sent.set_result(None)
+        while not self._slot:
+            if self._finished:
+                raise StopAsyncIteration
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        return self._slot.pop(0)
