@@ -1,1 +1,54 @@
-"""An async gRPC-first service framework."""
+"""An async gRPC-first service framework: what Go kit is to Go, for Python.
+
+This is the face: what most services ever type. The rest has its own modules (``servicekit.middleware``,
+``servicekit.testing``, ``servicekit.memory``).
+"""
+
+from __future__ import annotations
+
+from .call import Call, Idempotency, Kind, Method, Side, current_call, detached
+from .client import connect
+from .clock import Clock, SystemClock
+from .endpoint import Endpoint, Message, Middleware, chain, only
+from .errors import Code, Error
+from .middleware import AccessLog, Deadline, Recovery, RequestId, standard, standard_client
+from .process.drain import Drain, Exit
+from .server import Server
+from .telemetry import Telemetry
+from .transport.call_error import CallError
+from .transport.interceptors import client_interceptors, server_interceptor
+from .wire import BindError
+
+__all__ = [
+    "AccessLog",
+    "BindError",
+    "Call",
+    "CallError",
+    "Clock",
+    "Code",
+    "Deadline",
+    "Drain",
+    "Endpoint",
+    "Error",
+    "Exit",
+    "Idempotency",
+    "Kind",
+    "Message",
+    "Method",
+    "Middleware",
+    "Recovery",
+    "RequestId",
+    "Server",
+    "Side",
+    "SystemClock",
+    "Telemetry",
+    "chain",
+    "client_interceptors",
+    "connect",
+    "current_call",
+    "detached",
+    "only",
+    "server_interceptor",
+    "standard",
+    "standard_client",
+]

@@ -49,7 +49,7 @@ class Middleware(Protocol):
         """Return what the endpoint answers."""
 
 
-def chain(*middleware: Middleware) -> Middleware:
+def chain(*middleware: Middleware) -> Chain:
     """Return one middleware that stands for all of them, the first one outermost. No middleware changes nothing."""
     return Chain(middleware)
 

@@ -10,6 +10,7 @@ import grpc
 
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Head, Reply, Status, Stream, error_of
+
 from .outcome import CLOSED, CODES, CUT_OFF, PASSED, ended_by, never_sent
 from .stream import GrpcioStream, Stillborn
 
@@ -34,6 +35,11 @@ class GrpcioWire:
         self._unary = lru_cache(_PATHS)(channel.unary_unary)
         self._download = lru_cache(_PATHS)(channel.unary_stream)
         self._bidi = lru_cache(_PATHS)(channel.stream_stream)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel underneath, for its connectivity."""
+        return self._channel
 
     async def unary(self, head: Head, data: bytes) -> Reply:
         """Make one unary RPC. Raises Error for any status but OK; CancelledError only when the caller cancelled."""

@@ -10,6 +10,7 @@ import grpc
 
 from servicekit.errors import Code
 from servicekit.wire import END, Ended, Head, Received, Security, Serve, Status
+
 from .kept import Kept
 from .outcome import STATUS_CODES
 
@@ -39,7 +40,6 @@ class GrpcioIncoming:
         "_callbacks",
         "_compressing",
         "_context",
-        "_ended",
         "_over",
         "_plain",
         "_reading",
@@ -62,17 +62,17 @@ class GrpcioIncoming:
         )
         self.data = data
         self.reply: bytes | None = None
-        self._context = context
+        self._context: Any = context  # None once it is over: core frees the call then
         self._status: Status | None = None  # what finish() was first called with
         self._aborted: BaseException | None = None  # core's own exception, which has to end the handler
         self._over = data is not None  # there are no (more) requests to read
         self._started = False  # headers are on their way
         self._compressing = False
         self._plain = False
-        self._ended = False
         self._reading: Kept[Any] | None = None
         self._writing: Kept[None] | None = None
-        self._callbacks: list[Callable[[], None]] | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        context.add_done_callback(self._end)
 
     async def receive(self) -> Received:
         """Return the next request message, or END once the client has half-closed. Cancel-safe."""
@@ -93,9 +93,7 @@ class GrpcioIncoming:
             return
         if self._started:
             raise RuntimeError("the initial metadata was sent before, explicitly or with the first message")
-        self._started = True
-        self._writing = Kept(self._context.send_initial_metadata(tuple(metadata)))
-        self._writing.advance()  # starts core's batch; whoever sends next waits for its end
+        self._send_headers(metadata)
 
     async def send(self, data: bytes) -> None:
         """Send one response message; returns when core wants more. Raises Ended after the end of the RPC."""
@@ -124,16 +122,15 @@ class GrpcioIncoming:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once when the handler has ended and core was given all; at once when that was before."""
-        if self._ended:
+        if self._context is None:
             callback()
-        elif self._callbacks is None:
-            self._callbacks = [callback]
-            self._context.add_done_callback(self._end)
         else:
             self._callbacks.append(callback)
 
     def security(self) -> Security:
         """Return what core's auth context says of the peer."""
+        if self._context is None:
+            return Security()
         return Security(properties=self._context.auth_context(), identity_key=self._context.peer_identity_key())
 
     def compress(self, encoding: str | None) -> None:
@@ -141,15 +138,18 @@ class GrpcioIncoming:
 
         Which encoding there is, is said in the headers: after them only None has an effect. Unknown ones have none.
         """
-        if encoding not in _ENCODINGS:
+        if encoding not in _ENCODINGS or self._context is None:
             return
         if not self._started:
             self._context.set_compression(_ENCODINGS[encoding])
             self._compressing = True
         self._plain = encoding is None
 
-    async def run(self, serve: Serve) -> bytes | None:
-        """Serve the RPC and return what core's handler returns; raise what it has to raise."""
+    async def run(self, serve: Serve, *, answers: bool) -> bytes | None:
+        """Serve the RPC; return what core's handler has to return, or raise what it has to raise.
+
+        ``answers`` says that OK needs a response in ``finish``.
+        """
         try:
             try:
                 await serve(self)
@@ -162,7 +162,7 @@ class GrpcioIncoming:
             except Exception:
                 if self._aborted is None and self._status is None:
                     _LOGGER.exception("%s left the wire's serving task with an exception", self.head.path)
-            return await self._conclude()
+            return await self._conclude(answers=answers)
         finally:
             for kept in (self._reading, self._writing):
                 if kept is not None:
@@ -172,13 +172,17 @@ class GrpcioIncoming:
         """Whether a failure was decided on that core was not told yet."""
         return self._status is not None and self._status.code is not Code.OK and not self._context.done()
 
-    async def _conclude(self) -> bytes | None:
-        if self._status is None:
-            await self.finish(_UNFINISHED)
-        elif self._owes():
-            await self._abort(self._status)
-        elif self._status.code is Code.OK:
+    async def _conclude(self, *, answers: bool) -> bytes | None:
+        status = self._status
+        if status is None or (status.code is Code.OK and answers and self.reply is None):
+            if status is not None:
+                _LOGGER.error("%s was finished with OK and no response", self.head.path)
+            self._status = _UNFINISHED
+            await self._abort(_UNFINISHED)
+        elif status.code is Code.OK:
             await self._flushed()
+        elif self._owes():
+            await self._abort(status)
         if self._aborted is not None:
             raise self._aborted
         return self.reply
@@ -193,10 +197,15 @@ class GrpcioIncoming:
         except grpc.aio.BaseError:  # the client is gone
             return
 
+    def _send_headers(self, metadata: Pairs) -> None:
+        self._started = True
+        self._writing = Kept(self._context.send_initial_metadata(tuple(metadata)))
+        self._writing.advance()  # starts core's batch; whoever sends next waits for its end
+
     async def _flushed(self) -> None:
         if self._compressing and not self._started:
             # grpc.aio leaves the encoding out of the headers that it sends by itself with a unary response.
-            self.send_headers(())
+            self._send_headers(())
         if self._writing is not None:
             try:
                 await self._written()
@@ -209,26 +218,27 @@ class GrpcioIncoming:
         try:
             await writing
         except grpc.aio.BaseError:  # over: aborted, reset, or the server was stopped
+            self._writing = None
             raise Ended from None
-        finally:
-            if self._writing is writing and writing.advance():
-                self._writing = None
+        if self._writing is writing:
+            self._writing = None
 
     async def _read(self) -> Any:
         if self._reading is None:
             self._reading = Kept(self._context.read())
-        reading = self._reading
         try:
-            return await reading
+            message = await self._reading
         except grpc.aio.BaseError:
-            return grpc.aio.EOF
-        finally:
-            if self._reading is reading and reading.advance():
-                self._reading = None
+            message = grpc.aio.EOF
+        self._reading = None
+        return message
 
     def _end(self, _: Any) -> None:
-        self._ended = True
-        for callback in self._callbacks or ():
+        self._context = self._aborted = None  # and the cycle through core's list of callbacks is cut
+        if self._status is None:
+            self._status = _UNFINISHED
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
             try:
                 callback()
             except Exception:

@@ -9,6 +9,7 @@ import grpc
 
 from servicekit.errors import By, Code
 from servicekit.wire import END, Ended, Received, Status
+
 from .kept import Kept
 from .outcome import CANCELLED, CODES, CUT_OFF, ended_by, never_sent
 

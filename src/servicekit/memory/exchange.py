@@ -149,10 +149,9 @@ class Exchange:
             self._on_end.append((callback, contextvars.copy_context()))
 
     def stop_serving(self) -> None:
-        """Cancel the task that serves it, once: a second cancellation would break the first one's clean-up."""
+        """Cancel the task that serves it."""
         if self._serving is not None:
             self._serving.cancel()
-            self._serving = None
 
     # The ends that no status came for
 
@@ -198,4 +197,3 @@ class Exchange:
         # Soon and in its own context: the client that cancels must not run the server's code in the middle of its own.
         for callback, context in self._on_end:
             asyncio.get_running_loop().call_soon(callback, context=context)
-        self._on_end.clear()

@@ -145,6 +145,7 @@ class MemoryListener:
 
 
 def _cut(exchange: Exchange) -> None:
-    if not exchange.over:
+    if exchange.over:  # its task was told before, or need not have been: now it is
+        exchange.stop_serving()
+    else:
         exchange.fail(Code.UNAVAILABLE, "the server is shutting down", By.PEER)
-    exchange.stop_serving()

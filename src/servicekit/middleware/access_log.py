@@ -83,7 +83,10 @@ class AccessLog:
             return
         # Somebody else's logger may raise anything: a line that is lost must not fail the call.
         with contextlib.suppress(Exception):
-            write("rpc", **_fields(call, count, code, error))
+            fields = _fields(call, count, code, error)
+            write("rpc", **fields)
+            # Only with the id that the client gets: without one (no Recovery inside) the edge makes it, and tells why.
+            call.logged = call.logged or ("exc_info" in fields and "error_id" in fields)
 
 
 class _Count:

@@ -1,8 +1,12 @@
 """A call without a wire, for tests of middleware: what a transport does for a call, done by a recorder.
 
-call = make_call(clock=clock)
-running = asyncio.create_task(run(Deadline(default=30.0), scripted(waits()), "hi", call))
-await clock.advance(30.0)  # running ends with DEADLINE_EXCEEDED
+What takes time runs in a task, while the test moves the clock::
+
+    call = make_call(clock=clock)
+    running = asyncio.create_task(run(Deadline(default=30.0), scripted(waits()), "hi", call))
+    await clock.advance(30.0)  # running ends with DEADLINE_EXCEEDED
+
+The rest is as it is on a wire: hooks run, a deadline ends the call, one who leaves cancels it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """An endpoint that plays a script, for tests of middleware: first this fails, then that is returned.
 
+For a middleware that tries again::
+
     endpoint = scripted(Error(Code.UNAVAILABLE), "hello")
     assert await run(MyRetry(), endpoint, "hi", make_call(side=Side.CLIENT)) == "hello"
     assert len(endpoint.calls) == 2

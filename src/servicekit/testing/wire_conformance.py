@@ -23,7 +23,8 @@ none is imported. To run the suite on a wire, say how its ends are made and how 
         await check(case, OverMyWire())
 
 On a wire that takes its time from a ``MovableClock``, ``pass_time`` is the clock's ``advance``. Cases wait for events;
-only where time itself is the rule do they let some pass, never more than half a second at once.
+only where time itself is the rule do they let some pass, never more than half a second at once. A wire that cannot
+keep a rule leaves that case out by name, with its reason, where its users will read it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-from . import wire_answers
+from . import (
+    wire_answers,
+    wire_cancelling,
+    wire_deadlines,
+    wire_draining,
+    wire_ends,
+    wire_flow,
+    wire_messages,
+    wire_metadata,
+    wire_reach,
+    wire_serving,
+)
 from .wire_pair import Case, Pair, WireFactory
 
 CASES: tuple[Case, ...] = tuple(
     function
-    for module in (wire_answers,)
-    for function in vars(module).values()
-    if inspect.iscoroutinefunction(function) and function.__module__ == module.__name__
+    for module in (
+        wire_answers,
+        wire_metadata,
+        wire_messages,
+        wire_flow,
+        wire_cancelling,
+        wire_deadlines,
+        wire_serving,
+        wire_ends,
+        wire_reach,
+        wire_draining,
+    )
+    for name, function in vars(module).items()
+    if inspect.iscoroutinefunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 )
 """Every case, in the order of their modules."""
 

@@ -13,6 +13,9 @@ from servicekit.wire import END, Head, Incoming, Listener, Route, Serve, Status,
 
 T = TypeVar("T")
 
+Routes: TypeAlias = Route | Mapping[str, Route] | Callable[[str], Route]
+"""One route for every path, a route for some, or the function that a listener asks."""
+
 OK = Status()
 PATH = "/test.Service/Method"
 
@@ -47,12 +50,17 @@ class Pair:
         self.wires: list[Wire] = []
         self.address = ""
 
-    async def serve(self, route: Route | Mapping[str, Route] | Callable[[str], Route]) -> Listener:
-        """Start a listener on an address of its own (``self.address``): one route for all paths, some, or a function."""
+    def listener(self) -> Listener:
+        """Return a new listener, bound to nothing."""
         listener = self.factory.listener()
         self.listeners.append(listener)
-        self.address = listener.bind(self.factory.address)
-        await listener.start(_routing(route))
+        return listener
+
+    async def serve(self, routes: Routes, address: str | None = None) -> Listener:
+        """Start a listener, on an address of its own by default, which is ``self.address`` then."""
+        listener = self.listener()
+        self.address = listener.bind(self.factory.address if address is None else address)
+        await listener.start(_routing(routes))
         return listener
 
     def wire(self, address: str | None = None) -> Wire:
@@ -61,18 +69,16 @@ class Pair:
         self.wires.append(wire)
         return wire
 
-    async def connect(self, route: Route | Mapping[str, Route] | Callable[[str], Route]) -> Wire:
+    async def connect(self, routes: Routes) -> Wire:
         """Serve, and return a client's end of it."""
-        await self.serve(route)
+        await self.serve(routes)
         return self.wire()
 
     async def nobody(self) -> str:
         """Return an address where nobody listens (any more)."""
-        listener = self.factory.listener()
-        address = listener.bind(self.factory.address)
-        await listener.start(_routing({}))
+        listener = await self.serve({})
         await listener.stop(0)
-        return address
+        return self.address
 
     async def pass_time(self, seconds: float) -> None:
         """Let ``seconds`` pass for the wire, and all happen that follows from it."""
@@ -104,6 +110,9 @@ class Pair:
             await wire.close(0)
         for listener in self.listeners:
             await listener.stop(0)
+
+
+Case: TypeAlias = Callable[[Pair], Coroutine[object, object, None]]
 
 
 class Watched:
@@ -208,12 +217,12 @@ async def settled(task: asyncio.Task[T]) -> bool:
     return task.cancelled()
 
 
-def _routing(route: Route | Mapping[str, Route] | Callable[[str], Route]) -> Callable[[str], Route]:
-    if isinstance(route, Route):
-        return lambda _: route
-    if isinstance(route, Mapping):
-        return lambda path: route.get(path, _UNKNOWN)
-    return route
+def _routing(routes: Routes) -> Callable[[str], Route]:
+    if isinstance(routes, Route):
+        return lambda _: routes
+    if isinstance(routes, Mapping):
+        return lambda path: routes.get(path, _UNKNOWN)
+    return routes
 
 
 async def _unknown(incoming: Incoming) -> None:
@@ -221,5 +230,3 @@ async def _unknown(incoming: Incoming) -> None:
 
 
 _UNKNOWN = unary(_unknown)
-
-Case: TypeAlias = Callable[[Pair], Coroutine[object, object, None]]

@@ -19,6 +19,7 @@ from servicekit.wire import END
 from .call_error import CallError
 from .exchange import by_caller
 from .status import GRPC_CODES
+from .writes import Writes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -190,15 +191,25 @@ class _ManyResponses(_Call):
 
 
 class _ManyRequests(_Call):
+    # grpc.aio's own intercepted calls look at this when one of ours is inside; they keep the writes to themselves.
+    _done_writing_flag = False
+
     def __init__(self, exchange: Exchange, writes: Writes | None) -> None:
         """Stand for ``exchange``; ``writes`` is where ``write()`` puts messages, None when an iterator was given."""
         super().__init__(exchange)
         self._writes = writes
+        if writes is not None:
+            exchange.when_done(writes.close)
 
     async def write(self, request: Any) -> None:
-        """Send one request message; returns when more is welcome. Raises CallError when the RPC has failed."""
-        await self._writer().put(request, self._exchange)
-        self._raise_for_failure()
+        """Send one request message; returns when more is welcome.
+
+        Raises CallError when the RPC has failed, InvalidStateError when it is over otherwise or was half-closed.
+        """
+        if not await self._writer().put(request):
+            self._raise_for_failure()
+            why = "the RPC is over"
+            raise asyncio.InvalidStateError(why)
 
     async def done_writing(self) -> None:
         """Say that no more messages will be written; idempotent."""
@@ -225,67 +236,3 @@ class ClientStreamCall(_ManyRequests, _OneResponse, grpc.aio.StreamUnaryCall[Any
 
 class BidiStreamCall(_ManyRequests, _ManyResponses, grpc.aio.StreamStreamCall[Any, Any]):
     """A call with a stream each way."""
-
-
-class Writes:
-    """What ``write()`` was given and the pump has not sent yet: one message at a time. An iterator, cancel-safe."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._slot: list[Any] = []
-        self._finished = False
-        self._sent: asyncio.Future[None] | None = None  # of the message that is being sent
-        self._more: asyncio.Future[None] | None = None  # what the pump waits for
-
-    async def put(self, message: object, exchange: Exchange) -> None:
-        """Hand over a message; returns when the pump comes for the next one, or when the call is over.
-
-        Raises InvalidStateError after ``finish``, and on a call that is over.
-        """
-        if self._finished:
-            why = "the RPC was half-closed by done_writing()"
-            raise asyncio.InvalidStateError(why)
-        if exchange.over:
-            if exchange.error is None:
-                why = "the RPC is over"
-                raise asyncio.InvalidStateError(why)
-            return
-        sent = self._sent = asyncio.get_running_loop().create_future()
-        self._slot.append(message)
-        self._wake()
-
-        def release() -> None:
-            if not sent.done():
-                sent.set_result(None)
-
-        exchange.when_done(release)
-        try:
-            await sent
-        except asyncio.CancelledError:
-            if message in self._slot:
-                self._slot.remove(message)
-            raise
-
-    def finish(self) -> None:
-        """Let the iteration end after what was put."""
-        self._finished = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-    def __aiter__(self) -> Writes:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> Any:
-        """Return the next message; asking for it says that the one before is on its way."""
-        if self._sent is not None and not self._slot and not self._sent.done():
-            self._sent.set_result(None)
-        while not self._slot:
-            if self._finished:
-                raise StopAsyncIteration
-            self._more = asyncio.get_running_loop().create_future()
-            await self._more
-        return self._slot.pop(0)

@@ -13,12 +13,13 @@ from servicekit.errors import Code, Error
 from servicekit.inherit import inherited
 from servicekit.metadata import Metadata
 
-from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall, Writes
+from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
 from .codec import Codec
 from .exchange import Exchange, Options, Sender
 from .methods import describe
 from .requests import Requests, each
 from .status import as_tuple
+from .writes import Writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from servicekit.errors import By, Code, Error
 from servicekit.metadata import Metadata
 from servicekit.wire import END, End, Ended, Head
 
-from .codec import Codec, malformed_request, malformed_response
+from .codec import Codec, malformed_request, malformed_response, size_of
 from .requests import Requests
 from .status import enrich
 
@@ -289,7 +289,7 @@ class Sender:
             malformed = malformed_request()
             malformed.begun = False
             raise malformed from error
-        call.sent(request, len(data))
+        call.sent(request, size_of(data))
         return data
 
     async def _unary(self, head: Head, data: bytes, call: Call) -> Any:
@@ -306,7 +306,7 @@ class Sender:
             response = self._codec.decode(data)
         except Exception as error:
             raise malformed_response() from error
-        call.received(response, len(data))
+        call.received(response, size_of(data))
         return response
 
     async def _stream(self, head: Head, data: bytes | None, request: Any, call: Call, exchange: Exchange) -> Any:
@@ -353,7 +353,7 @@ class Sender:
                     data = self._codec.encode(message)
                 except Exception as error:
                     raise malformed_request() from error
-                call.sent(message, len(data))
+                call.sent(message, size_of(data))
                 await stream.send(data)
             await stream.half_close()
         except Ended:
@@ -418,7 +418,7 @@ class _Attempt:
             self._stream.cancel()
             return END
         try:
-            self._call.received(message, len(data))
+            self._call.received(message, size_of(data))
         except Exception:  # noqa: BLE001 - it is the call's failure now, and comes to the caller through the chain
             self._stream.cancel()
             return END
@@ -464,7 +464,7 @@ class _Local:
                 waiting.cancel()
                 over.cancel()
         message = self._slot.pop()
-        self.call.received(message, 0)
+        self.call.received(message, size_of(message))
         self._exchange.committed = True
         self._taken.set()
         return message

@@ -15,7 +15,7 @@ from .serving import Handler, Serving
 from .shapes import Behaviour, behaviour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from servicekit.wire import Route
@@ -56,12 +56,13 @@ class Router:
         self._registered: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._generic: list[grpc.GenericRpcHandler] = []
         self._routes: dict[str, tuple[grpc.RpcMethodHandler[Any, Any], Route]] = {}
-        self._unknown = Handler(UNKNOWN, _unknown, Codec(None, None), shared)
+        self._unknown = unknown_handler(shared)
 
     @property
     def services(self) -> list[str]:
         """The full names of the services registered, sorted."""
-        return sorted({path.split("/")[1] for path in self._registered})
+        named = {path.split("/")[1] for path in self._registered}
+        return sorted(named | {generic.service_name() for generic in self._generic if hasattr(generic, "service_name")})
 
     def register(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Serve the methods of ``service``: what generated code knows of them."""
@@ -70,7 +71,7 @@ class Router:
             self._registered[path] = handler
             self._routes[path] = (handler, self._routed(path, handler))
 
-    def add_generic(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+    def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve what generic handlers know; they are asked, on every call, about paths that nobody registered."""
         self._generic.extend(handlers)
 
@@ -175,6 +176,11 @@ def intercepted(
         return run
 
     return inside
+
+
+def unknown_handler(shared: Serving) -> Handler:
+    """Return what serves every path that nobody knows: one chain and one label for all of them."""
+    return Handler(UNKNOWN, _unknown, Codec(None, None), shared)
 
 
 async def _unknown(_request: Any, _context: Context) -> Any:

@@ -20,6 +20,7 @@ from servicekit.wire import END, Ended, Route, Status
 from .call_error import CallError
 from .codec import Codec, malformed_request
 from .context import Context
+from .in_flight import InFlight
 from .requests import Reader, Requests
 from .status import status_of
 
@@ -46,19 +47,7 @@ class Serving:
     links: Chain = field(default_factory=lambda: Chain(()))
     errors: ErrorMapping = field(default_factory=ErrorMapping)
     clock: Clock = field(default_factory=SystemClock)
-    in_flight: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def enter(self, incoming: Incoming) -> None:
-        """Count ``incoming`` until its wire says that it has ended: a reply is not out when its handler returns."""
-        self.in_flight += 1
-        self.idle.clear()
-        incoming.on_end(self._leave)
-
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        if self.in_flight == 0:
-            self.idle.set()
+    in_flight: InFlight = field(default_factory=InFlight)
 
 
 class Handler:
@@ -91,7 +80,7 @@ class Handler:
             deadline=head.deadline,
         )
         exchange.root = exchange.call = call
-        shared.enter(incoming)
+        shared.in_flight.enter(call, incoming)
         with serving(call):
             try:
                 response = await self._endpoint(exchange.request(), call)

@@ -1,0 +1,39 @@
+"""How a server goes: what happens between the signal and the exit, and what the exit code says of it.
+
+Sources: Google's SRE book, "lame duck" state; Kubernetes, termination of pods.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of a process that serves. A second signal n ends it at once with 128 + n."""
+
+    DRAINED = 0
+    NOT_STARTED = 1  # it could not start, or it could not go on serving
+    ABANDONED = 3  # calls were still under way when the grace was over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """How much time a server takes to go, in seconds.
+
+    For ``delay`` it still serves while health says NOT_SERVING, so that clients move elsewhere by themselves; then
+    it accepts nothing new, and what is under way has ``grace`` to finish. What has not is ended with UNAVAILABLE, and
+    ``flush`` is for what is being sent. Raises ValueError for a negative time.
+    """
+
+    delay: float = 0.5
+    grace: float = 20.0
+    flush: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that cannot pass."""
+        for name in ("delay", "grace", "flush"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value >= 0:
+                msg = f"{name}={value!r} is no number of seconds from 0"
+                raise ValueError(msg)

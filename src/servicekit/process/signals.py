@@ -1,0 +1,79 @@
+"""From a signal to a clean exit: run until told to stop, then drain; told again, go at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from servicekit.wire import BindError
+
+from .drain import Exit
+
+if TYPE_CHECKING:
+    from servicekit.telemetry import Logger
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Life(Protocol):
+    """What can be run: it starts, may fail, and drains."""
+
+    async def start(self) -> None:
+        """Begin to serve. Raises BindError when it cannot."""
+
+    async def drain(self) -> Exit:
+        """Stop serving, letting what is under way finish."""
+
+    async def failed(self) -> BaseException:
+        """Return why it can serve no longer, when that happens."""
+
+
+async def run(life: Life, log: Logger) -> None:
+    """Run ``life`` until SIGTERM or SIGINT, then drain it. Returns when all calls have finished.
+
+    Raises SystemExit with the code of ``Exit`` when it could not start, could not go on, or had to abandon calls.
+    A second signal ends the process at once, with 128 + its number: nothing after this call runs then.
+    """
+    try:
+        await life.start()
+    except BindError as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400 - a taken port needs no traceback
+        raise SystemExit(Exit.NOT_STARTED) from None
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if told.done():
+            log.warning("told twice, ending at once", signal=number.name)
+            _exit_now(128 + number)
+        told.set_result(number)
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    failing = asyncio.ensure_future(life.failed())
+    try:
+        await asyncio.wait([told, failing], return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            log.error("cannot serve any longer", reason=repr(failing.result()))
+            told.cancel()  # a signal from here on ends it at once
+            await life.drain()
+            raise SystemExit(Exit.NOT_STARTED)
+        log.info("draining", signal=told.result().name)
+        code = await life.drain()
+        if code is not Exit.DRAINED:
+            raise SystemExit(code)
+    finally:
+        failing.cancel()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _exit_now(code: int) -> None:
+    # Not sys.exit: threads at work and finalizers that wait would hold the process, and that is what a second signal
+    # is for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

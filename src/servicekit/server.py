@@ -1,0 +1,197 @@
+"""The server: a chain around every method, over a wire, with health, reflection, signals and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+from .clock import SystemClock
+from .endpoint import chain
+from .errors import Code, Error
+from .mapping import ErrorMapping
+from .middleware import standard
+from .process import signals
+from .process.drain import Drain, Exit
+from .telemetry import Telemetry
+from .transport.health import Health
+from .transport.host import Host
+from .transport.router import Router
+from .transport.serving import Serving
+from .wires import listener_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping, Sequence
+    from concurrent.futures import Executor
+    from types import TracebackType
+
+    import grpc
+
+    from .clock import Clock
+    from .endpoint import Middleware
+    from .mapping import Rule
+    from .wire import Listener
+
+
+class Server(Host):
+    """A gRPC server. Give it to the generated ``add_…Servicer_to_server``, then ``await server.run()``.
+
+    ``address`` is "host:port", "unix:path" or several of them; port 0 takes a free one (see ``addresses``).
+    ``middleware``, outermost first, is the whole chain of every method; None means ``standard(telemetry)``. ``errors``
+    says which exceptions of the business mean which code. ``credentials`` are grpcio's server credentials (TLS).
+    ``interceptors`` are grpc.aio ones: they run inside the chain, on every call. ``options`` and ``compression`` go to
+    grpcio as they are, ``threads`` is where plain functions run. ``wire`` is "grpcio", or a Listener to serve over.
+
+    Nothing is bound before ``start``, ``run`` or ``async with``. Must be made where an event loop runs.
+    """
+
+    def __init__(  # noqa: PLR0913 - keywords with defaults, each of them asked for by somebody who runs grpc.aio now
+        self,
+        address: str | Sequence[str] = (),
+        *,
+        middleware: Sequence[Middleware] | None = None,
+        errors: Mapping[type[Exception], Rule] | None = None,
+        telemetry: Telemetry | None = None,
+        drain: Drain | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+        threads: Executor | None = None,
+        health: bool = True,
+        reflection: bool = True,
+        wire: str | Listener = "grpcio",
+        clock: Clock | None = None,
+    ) -> None:
+        """Compose the server. Raises TypeError or ValueError for a setting that cannot work, naming it."""
+        telemetry = telemetry if telemetry is not None else Telemetry()
+        self._log = telemetry.logger
+        self._clock = clock if clock is not None else SystemClock()
+        self._times = drain if drain is not None else Drain()
+        mapping = ErrorMapping(errors)
+        links = chain(*(standard(telemetry, errors=mapping) if middleware is None else middleware))
+        self._serving = Serving(links=links, errors=mapping, clock=self._clock)
+        super().__init__(
+            Router(self._serving, interceptors=interceptors, threads=threads),
+            listener_of(wire, options=options, compression=compression, clock=self._clock, log=self._log),
+        )
+        self._credentials = credentials
+        self._wanted = [address] if isinstance(address, str) else list(address)
+        self._reflection = reflection
+        self._started = False
+        self._draining: asyncio.Task[Exit] | None = None
+        self._over = asyncio.Event()
+        self.draining = asyncio.Event()
+        """Set when the server begins to go: what streams for long should look at it, and end."""
+        self.health = Health(self) if health else None
+        """The health service, to say of one service that it cannot serve; None when there is none."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are under way; those about the server itself (health, reflection) are not counted."""
+        return len(self._serving.in_flight)
+
+    async def start(self) -> None:
+        """Bind and serve. Raises BindError, naming the address, when it is taken, and RuntimeError the second time."""
+        if self._started:
+            msg = "a server starts once"
+            raise RuntimeError(msg)
+        self._started = True
+        services = self._router.services
+        if self._reflection:
+            from .transport import reflection  # noqa: PLC0415 - 100 ms of import that a mere client never needs
+
+            reflection.enable(services, self)
+        for address in self._wanted:
+            self.listen(address, self._credentials)
+        if not self.addresses:
+            msg = "the server has no address to listen on"
+            raise ValueError(msg)
+        await self._listener.start(self._router.route)
+        if self.health is not None:
+            await self.health.serving(services)
+        self._log.info("serving", addresses=list(self.addresses), services=services)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and return.
+
+        Raises SystemExit: 1 when the server could not start or go on, 3 when calls had to be abandoned. A second
+        signal n ends the process at once with 128 + n.
+        """
+        await signals.run(self, self._log)
+
+    async def drain(self) -> Exit:
+        """Go: say so in health, serve on for a moment, accept nothing new, let calls finish, end what is left.
+
+        Idempotent: every caller gets the same answer. A caller that is cancelled does not stop it.
+        """
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._go(self._times.delay, self._times.grace))
+        return await asyncio.shield(self._draining)
+
+    async def stop(self, grace: float | None) -> None:
+        """Go without a delay, as grpc.aio's ``stop`` does; calls under way have ``grace`` seconds."""
+        if self._draining is None and self._started:
+            self._draining = asyncio.ensure_future(self._go(0.0, grace or 0.0))
+        if self._draining is not None:
+            await asyncio.shield(self._draining)
+
+    async def _go(self, delay: float, grace: float) -> Exit:
+        flush, in_flight = self._times.flush, self._serving.in_flight
+        self.draining.set()
+        if self.health is not None:
+            await self.health.draining()
+        if delay:
+            await self._clock.sleep(delay)
+        going = Error(Code.UNAVAILABLE, "the server is shutting down")
+        in_flight.end_auxiliary(going)
+        stopping = asyncio.ensure_future(self._listener.stop(grace + flush))
+        abandoned = 0
+        if not await self._within(grace, in_flight.idle()):
+            abandoned = len(in_flight)
+            in_flight.end(going)
+        if not await self._within(flush, asyncio.shield(stopping)):
+            await self._listener.stop(0.0)
+        await stopping
+        self._over.set()
+        self._log.info("stopped", abandoned=abandoned)
+        return Exit.ABANDONED if abandoned else Exit.DRAINED
+
+    async def _within(self, seconds: float, work: Awaitable[object]) -> bool:
+        """Return whether ``work`` was done within ``seconds`` of the server's clock; it is cancelled if not."""
+        task = asyncio.ensure_future(work)
+        passing = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait([task, passing], return_when=asyncio.FIRST_COMPLETED)
+            return task.done()
+        finally:
+            passing.cancel()
+            task.cancel()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Return False once the server has stopped, or True when ``timeout`` seconds have passed before."""
+        if timeout is None:
+            await self._over.wait()
+            return False
+        return not await self._within(timeout, self._over.wait())
+
+    async def failed(self) -> BaseException:
+        """Return why the server can no longer serve, when that happens; wait for ever while it can."""
+        return await self._listener.failed()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop; calls under way have the grace of ``drain`` to finish, without its delay."""
+        await self.stop(self._times.grace)
+
+    def __repr__(self) -> str:
+        """Return where it listens and what stands around its methods."""
+        return f"<Server on {', '.join(self.addresses or self._wanted)} through {self._serving.links!r}>"

@@ -1,0 +1,63 @@
+"""The calls under way on one server, counted until the wire says that each has ended.
+
+A handler that has returned is no proof that its reply is out: a server that drained on that lost replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servicekit.call import Call
+    from servicekit.errors import Error
+    from servicekit.wire import Incoming
+
+
+class InFlight:
+    """Who is being served. Calls to auxiliary services (health's Watch never ends by itself) are kept apart."""
+
+    __slots__ = ("_auxiliary", "_calls", "_idle")
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._calls: set[Call] = set()
+        self._auxiliary: set[Call] = set()
+        self._idle: asyncio.Event | None = None
+
+    def __len__(self) -> int:
+        """Return how many calls are under way, auxiliary ones not counted."""
+        return len(self._calls)
+
+    def enter(self, call: Call, incoming: Incoming) -> None:
+        """Count ``call`` until ``incoming`` has ended."""
+        calls = self._auxiliary if call.method.auxiliary else self._calls
+        calls.add(call)
+        incoming.on_end(functools.partial(self._leave, calls, call))
+
+    def _leave(self, calls: set[Call], call: Call) -> None:
+        calls.discard(call)
+        if self._idle is not None and not self._calls:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no call is under way, auxiliary ones not counted."""
+        while self._calls:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def end(self, error: Error) -> None:
+        """End every call under way, of either sort, with ``error``."""
+        for call in [*self._calls, *self._auxiliary]:
+            call.end(error)
+
+    def end_auxiliary(self, error: Error) -> None:
+        """End the calls to auxiliary services with ``error``."""
+        for call in list(self._auxiliary):
+            call.end(error)
+
+    def __repr__(self) -> str:
+        """Return how many of each sort there are."""
+        return f"<InFlight: {len(self._calls)}, auxiliary: {len(self._auxiliary)}>"

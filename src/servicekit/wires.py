@@ -1,0 +1,84 @@
+"""Choosing a wire by one word: what ``Server`` and ``connect`` make of ``wire=`` and of a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .grpcio.channel import channel_to
+from .grpcio.client import GrpcioWire
+from .grpcio.server import GrpcioListener
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import grpc
+
+    from .clock import Clock
+    from .telemetry import Logger
+    from .wire import Listener, Wire
+
+DISCOVERED = ("srv", "etcd", "consul", "zk", "k8s")
+"""Schemes that name a registry, not an address."""
+
+
+def listener_of(
+    wire: str | Listener,
+    *,
+    options: Sequence[tuple[str, Any]],
+    compression: grpc.Compression | None,
+    clock: Clock,
+    log: Logger,
+) -> Listener:
+    """Return what listens for a server: a Listener as it is, or a new one of the wire of that name.
+
+    Raises ValueError for a name that is none.
+    """
+    if not isinstance(wire, str):
+        return wire
+    _check(wire)
+    listener: GrpcioListener
+
+    def on_restart(reason: BaseException) -> None:
+        log.error("a request ended grpcio's loop, a fresh one serves", reason=repr(reason), restarts=listener.restarts)
+
+    listener = GrpcioListener(clock, options=tuple(options), compression=compression, on_restart=on_restart)
+    return listener
+
+
+def wire_to(  # noqa: PLR0913 - one of each that grpcio's own channel takes
+    target: str,
+    wire: str | Wire,
+    *,
+    credentials: grpc.ChannelCredentials | None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor],
+    options: Sequence[tuple[str, Any]],
+    compression: grpc.Compression | None,
+    clock: Clock,
+) -> Wire:
+    """Return a wire to ``target``: a Wire as it is, or a new one of the wire of that name.
+
+    Raises ValueError for a name or a scheme that this version does not know.
+    """
+    if not isinstance(wire, str):
+        return wire
+    _check(wire)
+    scheme, mark, _ = target.partition("://")
+    if mark and scheme in DISCOVERED:
+        msg = (
+            f"target {target!r}: discovery by {scheme!r} is not there yet; "
+            "targets are host:port, dns:///, ipv4:, unix: or xds:///"
+        )
+        raise ValueError(msg)
+    channel = channel_to(
+        target, credentials, options=tuple(options), compression=compression, interceptors=interceptors
+    )
+    return GrpcioWire(channel, clock)
+
+
+def _check(wire: str) -> None:
+    if wire == "native":
+        msg = "wire='native' is not there yet: this version speaks over 'grpcio'"
+        raise ValueError(msg)
+    if wire != "grpcio":
+        msg = f"wire={wire!r} is none of 'grpcio', 'native'"
+        raise ValueError(msg)
