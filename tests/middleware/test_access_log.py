@@ -10,7 +10,7 @@ import pytest
 
 from servicekit.call import Call, Kind, Side
 from servicekit.clock import MovableClock
-from servicekit.endpoint import Endpoint, Message, only
+from servicekit.endpoint import Endpoint, Message, chain, only
 from servicekit.errors import By, Code, Error
 from servicekit.middleware import AccessLog, Recovery, RequestId
 from servicekit.telemetry import Level, Telemetry
@@ -125,15 +125,15 @@ async def test_an_unexpected_exception_without_recovery() -> None:
 
 async def test_says_that_the_reason_is_written_down() -> None:
     """``call.logged`` is set when the line has the traceback under the client's id, and only then."""
-    log = Log()
-    for links, outcome, logged in (
-        ([AccessLog(log.telemetry), Recovery()], ValueError(), True),
-        ([AccessLog(log.telemetry), Recovery()], Error(Code.INTERNAL), False),
-        ([AccessLog(log.telemetry)], ValueError(), False),
+    observer, recovery = AccessLog(Log().telemetry), Recovery()
+    for link, outcome, logged in (
+        (chain(observer, recovery), ValueError(), True),
+        (chain(observer, recovery), Error(Code.INTERNAL), False),
+        (chain(observer), ValueError(), False),
     ):
         call = make_call()
         with pytest.raises(Error):
-            await run(links, scripted(outcome), "hi", call)
+            await run(link, scripted(outcome), "hi", call)
         assert call.logged is logged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,14 +20,17 @@ def handler_for(
     route: Route,
     details: grpc.HandlerCallDetails,
     clock: Clock,
+    serving: set[asyncio.Task[None]] | None = None,
     began: Callable[[GrpcioIncoming], None] | None = None,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return core's handler for ``route`` at the path in ``details``, on whichever server of grpc.aio.
 
     It has no (de)serialisers and takes everything but the path from the context of each call, so it may be kept for as
-    long as that path has that route. ``began`` is told of each RPC before it is served.
+    long as that path has that route. ``serving`` holds the serving tasks while they run,
+    and ``began`` is told of each RPC before it is served.
     """
     path: str = details.method
+    running: set[asyncio.Task[None]] = set() if serving is None else serving
     serve, kind = route.serve, route.kind
 
     def incoming(context: Any, data: bytes | None) -> GrpcioIncoming:
@@ -37,16 +41,16 @@ def handler_for(
 
     # Coroutine functions, and no partials: core asks at every call what it was given, and runs all others in threads.
     async def unary(request: bytes, context: Any) -> bytes | None:
-        return await incoming(context, request).run(serve, answers=True)
+        return await incoming(context, request).run(serve, running, answers=True)
 
     async def upload(_: object, context: Any) -> bytes | None:
-        return await incoming(context, None).run(serve, answers=True)
+        return await incoming(context, None).run(serve, running, answers=True)
 
     async def download(request: bytes, context: Any) -> None:
-        await incoming(context, request).run(serve, answers=False)
+        await incoming(context, request).run(serve, running, answers=False)
 
     async def bidi(_: object, context: Any) -> None:
-        await incoming(context, None).run(serve, answers=False)
+        await incoming(context, None).run(serve, running, answers=False)
 
     # The stubs know only the sync server's behaviours.
     make: Any = grpc

@@ -53,7 +53,8 @@ class GrpcioListener:
         self._compression = compression
         self._on_restart = on_restart
         self._clock = clock
-        self._handlers = _Handlers(clock, self._began)
+        self._serving: set[asyncio.Task[None]] = set()
+        self._handlers = _Handlers(clock, self._serving, self._began)
         self._bound: list[tuple[str, Any]] = []
         self._core: CoreServer | None = None
         self._retired: set[CoreServer] = set()
@@ -86,16 +87,24 @@ class GrpcioListener:
         All is over when every handler has returned, which grpc.aio's own ``stop`` does not wait for.
         """
         self._stopping = True
+        patience = self._clock.time() + grace
         if self._replacing is not None:
             await asyncio.wait([self._replacing])  # it notices within milliseconds, and may not be left half-done
         cores = [*self._retired] if self._core is None else [*self._retired, self._core]
         if cores:
             # In tasks of their own: grpc.aio's stop may not be cancelled, and this one may.
             await asyncio.wait([self._spawn(core.stop(grace)) for core in cores])
+        if self._serving:  # RPCs that are over, but not for who served them
+            await asyncio.wait(self._serving, timeout=max(0.0, patience - self._clock.time()))
+        for task in self._serving:
+            if not task.cancelling():  # once: what cleans up after the first time is not to be disturbed
+                task.cancel()
+        while self._serving:
+            await asyncio.wait(self._serving)
         while self._in_flight:
             await self._change()
-        for task in self._tasks:
-            task.cancel()
+        for spawned in self._tasks:
+            spawned.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -187,9 +196,12 @@ class GrpcioListener:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs leave its type parameters open
     """The one generic handler: a path's handler is kept for as long as ``route`` says the same of that path."""
 
-    def __init__(self, clock: Clock, began: Callable[[GrpcioIncoming], None]) -> None:
+    def __init__(
+        self, clock: Clock, serving: set[asyncio.Task[None]], began: Callable[[GrpcioIncoming], None]
+    ) -> None:
         self.route: Callable[[str], Route] = _unrouted
         self._clock = clock
+        self._serving = serving
         self._began = began
         self._kept: OrderedDict[str, tuple[Route, Any]] = OrderedDict()
 
@@ -204,7 +216,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs leav
         if kept is not None and kept[0] is route:
             self._kept.move_to_end(path)
             return kept[1]
-        handler = handler_for(route, handler_call_details, self._clock, self._began)
+        handler = handler_for(route, handler_call_details, self._clock, self._serving, self._began)
         self._kept[path] = (route, handler)
         if len(self._kept) > _PATHS:
             self._kept.popitem(last=False)

@@ -41,7 +41,7 @@ class Addresses:
         """Let ``accept`` have every RPC to a claimed name from now on, and those that wait for it."""
         self._accept[address] = accept
         for exchange in self._waiting.pop(address, ()):
-            self._hand_over(exchange, accept)
+            accept(exchange)
 
     def release(self, address: str) -> None:
         """Make a name free."""
@@ -51,7 +51,7 @@ class Addresses:
         """Hand an RPC to whoever answers there; else let it wait, or fail it."""
         accept = self._accept.get(address)
         if accept is not None:
-            self._hand_over(exchange, accept)
+            accept(exchange)
         elif wait:
             self._waiting.setdefault(address, []).append(exchange)
         else:
@@ -64,7 +64,3 @@ class Addresses:
             waiting.remove(exchange)
         if not waiting:
             self._waiting.pop(address, None)
-
-    def _hand_over(self, exchange: Exchange, accept: Accept) -> None:
-        if not exchange.settled:
-            accept(exchange)

@@ -36,11 +36,10 @@ class Pipe:
         return not self._messages
 
     def push(self, data: bytes) -> None:
-        """Put a message in whatever the window says; a closed pipe drops it."""
-        if not self._closed:
-            self._messages.append(data)
-            self._bytes += len(data)
-            self._ring()
+        """Put a message into an open pipe, whatever the window says."""
+        self._messages.append(data)
+        self._bytes += len(data)
+        self._ring()
 
     async def put(self, data: bytes) -> None:
         """Put a message in once there is room. Raises Ended when the pipe is closed; cancelled, it was not put in."""
@@ -109,7 +108,7 @@ class _Turn:
         self._count, self._since = 0, self._clock.time()
 
     async def give(self) -> None:
-        self._count += 1
-        if self._count > _TURN_MESSAGES or self._clock.time() - self._since > _TURN_SECONDS:
+        if self._count >= _TURN_MESSAGES or self._clock.time() - self._since > _TURN_SECONDS:
             await asyncio.sleep(0)
             self.begin()
+        self._count += 1

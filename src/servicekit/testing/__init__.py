@@ -1,6 +1,7 @@
 """For users' tests and ours."""
 
+from .pair import Pair, pair
 from .recorded import RecordedCall, Recorder, make_call, run
 from .scripted import Scripted, scripted, sends, waits
 
-__all__ = ["RecordedCall", "Recorder", "Scripted", "make_call", "run", "scripted", "sends", "waits"]
+__all__ = ["Pair", "RecordedCall", "Recorder", "Scripted", "make_call", "pair", "run", "scripted", "sends", "waits"]

@@ -213,6 +213,7 @@ async def a_backlog_does_not_starve_the_loop(pair: Pair) -> None:
     stream = wire.open(head(), b"")
     await pair.pass_time(0.1)
     ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0)
     for _ in range(total):
         assert await stream.receive() == b"x"
         run += 1

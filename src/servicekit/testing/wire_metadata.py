@@ -15,6 +15,7 @@ from .wire_pair import (
     Pair,
     download,
     drain,
+    echo,
     head,
     refused,
     unary,

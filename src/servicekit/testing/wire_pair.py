@@ -21,13 +21,15 @@ PATH = "/test.Service/Method"
 
 
 class WireFactory(Protocol):
-    """What the author of a wire supplies: how to make its ends, and how time passes for it.
+    """What the author of a wire supplies: how to make its ends, and how time passes for it."""
 
-    ``clock`` is the wire's clock and ``address`` what a listener binds to get a free port of its own.
-    """
+    @property
+    def clock(self) -> Clock:
+        """The clock that the wire was given."""
 
-    clock: Clock
-    address: str
+    @property
+    def address(self) -> str:
+        """What a listener binds to get a free address of its own."""
 
     def listener(self) -> Listener:
         """Return a new listener, bound to nothing."""

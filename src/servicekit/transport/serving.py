@@ -178,7 +178,8 @@ class Handler:
             if not isinstance(error, NotImplementedError):
                 verdict.__cause__ = error
             return verdict
-        return error
+        # Innermost, so that every link sees the code that the client will, whatever chain the server was given.
+        return self._serving.errors.find(error) or error
 
 
 def _downstream(error: grpc.aio.AioRpcError, call: Call) -> Exception:
