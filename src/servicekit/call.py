@@ -225,8 +225,11 @@ class Call:
             deadline=self.deadline,
             parent=self.parent,
         )
-        self.attempt += 1
-        attempt.attempt = self.attempt
+        root = self
+        while root.origin is not None:
+            root = root.origin
+        root.attempt += 1  # on the call itself this counts its attempts
+        attempt.attempt = root.attempt
         attempt.origin = self
         attempt.state = self.state
         attempt.headers, attempt.trailers = self.headers.copy(), self.trailers.copy()
@@ -268,6 +271,8 @@ class Call:
         return code_of(error)
 
     def _uncertainty(self) -> float:
+        if self.side is Side.CLIENT:
+            return 0.0
         # A client that gives up at its deadline says so with a reset, and this end believes in a later deadline: by the
         # time that the request was under way, and by what the encoding of grpc-timeout rounds up, up to a hundredth.
         assert self.deadline is not None  # noqa: S101 - asked before

@@ -144,16 +144,17 @@ class MovableClock:
         return f"MovableClock(time={self._now}, pending={self.pending})"
 
 
-async def settle(rounds: int = 1000) -> None:
+async def settle() -> None:
     """Return once nothing on the running loop can go on without time passing or input coming in.
 
     asyncio does not say so in public; its own loop keeps what is ready in ``_ready``. On another loop this gives way
-    a fixed number of times.
+    a fixed number of times. Raises RuntimeError when the loop does not come to rest: somebody polls.
     """
     ready = getattr(asyncio.get_running_loop(), "_ready", None)
-    if ready is None:
-        rounds = 50
-    for _ in range(rounds):
+    for _ in range(50 if ready is None else 100_000):
         await asyncio.sleep(0)
         if ready is not None and not ready:
             return
+    if ready is not None:
+        msg = "the loop does not come to rest: a task runs on without waiting for anything"
+        raise RuntimeError(msg)

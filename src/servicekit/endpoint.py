@@ -58,7 +58,7 @@ def only(match: str | Callable[[Method], bool], middleware: Middleware) -> Middl
     """Return ``middleware`` for the methods that ``match``, and nothing for all others.
 
     ``match`` is a predicate on the Method, or a path: ``"/pkg.Service/Name"``, or ``"/pkg.Service/*"`` for all.
-    Raises ValueError for a path of another form.
+    Raises ValueError for a path of another form, TypeError for what is no middleware.
     """
     return Only(match, middleware)
 
@@ -107,6 +107,9 @@ class Only:
 
     def __init__(self, match: str | Callable[[Method], bool], middleware: Middleware) -> None:
         """Take a predicate or a path; see ``only``."""
+        if not callable(middleware):
+            msg = f"middleware is a coroutine function of (request, call, next), not {middleware!r}"
+            raise TypeError(msg)
         self.middleware = middleware
         self._word = repr(match) if isinstance(match, str) else _name(match)
         self._match = _matching(match) if isinstance(match, str) else match

@@ -12,7 +12,7 @@ Pairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _TEXT = re.compile(r"[\x20-\x7e]*")
-_RESERVED = frozenset({"grpc-status", "grpc-message", "grpc-timeout"})
+_RESERVED = frozenset({"grpc-status", "grpc-message", "grpc-timeout", "content-type", "te"})
 
 
 class Metadata:
@@ -124,6 +124,9 @@ def check(key: str, value: str | bytes) -> None:
     elif not isinstance(value, str):
         msg = f"metadata {key!r} does not end in '-bin', so its value is text, not {type(value).__name__}"
         raise TypeError(msg)
+    elif value != value.strip(" "):
+        msg = f"the value of metadata {key!r} begins or ends with a space, which HTTP/2 takes off"
+        raise ValueError(msg)
     elif not _TEXT.fullmatch(value):
         msg = f"the value of metadata {key!r} may hold only printable ASCII; use a key ending in '-bin' for bytes"
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 Above it stand codecs, metadata rules, errors, the request pump and the call objects, written once. Below it stand
 framing, compression, size limits, connections and the task that runs ``serve``. A wire moves bytes; it knows neither
-messages nor middleware. ``servicekit.testing.conformance`` is the suite that every wire passes.
+messages nor middleware. ``servicekit.testing.wire_conformance`` is the suite that every wire passes.
 """
 
 from __future__ import annotations
@@ -141,7 +141,10 @@ class Wire(Protocol):
         """
 
     def open(self, head: Head, data: bytes | None) -> Stream:
-        """Begin an RPC and return at once. With ``data`` the request is that one message, already half-closed."""
+        """Begin an RPC and return at once. With ``data`` the request is that one message, already half-closed.
+
+        Never raises: on a wire that is closed the RPC has ended, UNAVAILABLE and not begun.
+        """
 
     async def close(self, grace: float) -> None:
         """Let calls in flight finish for ``grace`` seconds, end the rest, and let go of every connection."""
@@ -156,11 +159,12 @@ class Incoming(Protocol):
     async def receive(self) -> Received:
         """Return the next request message, or END once the client has half-closed.
 
-        Cancel-safe, as ``Stream.receive`` is. An RPC that broke does not end here: the serving task is cancelled.
+        Cancel-safe, as ``Stream.receive`` is. An RPC that broke does not look complete: the serving task is cancelled,
+        and receive raises Ended from then on, as it does after ``finish``.
         """
 
     def send_headers(self, metadata: Pairs) -> None:
-        """Send the initial metadata, at once if nothing was sent before; raises RuntimeError at the second time."""
+        """Send the initial metadata at once; raises RuntimeError when headers were sent, alone or with a message."""
 
     async def send(self, data: bytes) -> None:
         """Send one response message; returns when more is welcome. Raises Ended after the end of the RPC."""
