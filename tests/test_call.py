@@ -26,6 +26,8 @@ METHOD = Method(service="pkg.Service", name="Do", kind=Kind.BIDI_STREAM)
 class Noting:
     """An exchange that remembers what it was asked."""
 
+    draining = None
+
     def __init__(self) -> None:
         self.committed = False
         self.sent: list[tuple[Call, object]] = []

@@ -17,6 +17,7 @@ CHECK = Method(service="grpc.health.v1.Health", name="Check", kind=Kind.UNARY)
 
 class NoWire:
     committed = False
+    draining = None
 
     async def send(self, call: Call, message: object) -> None:
         raise NotImplementedError

@@ -9,7 +9,10 @@ class EncryptionError(Exception):
 
 
 class InvalidInput(EncryptionError):
-    """Raised when what is to be encrypted, or a keyring, breaks a rule; names field and rule, never the value."""
+    """Raised when a request or a keyring breaks a rule; names field and rule, never the value.
+
+    What is to be decrypted breaks none: whatever is wrong with it is DecryptionFailed.
+    """
 
 
 class UnknownKey(EncryptionError):

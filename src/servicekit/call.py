@@ -90,6 +90,10 @@ class Exchange(Protocol):
 
     committed: bool
 
+    @property
+    def draining(self) -> asyncio.Event | None:
+        """Set when the server begins to go; None on the client."""
+
     async def send(self, call: Call, message: object) -> None:
         """Hand a response message on; returns when more is welcome."""
 
@@ -243,6 +247,11 @@ class Call:
     def committed(self) -> bool:
         """Whether a response message has reached the caller: from then on there is no second attempt."""
         return self._exchange.committed
+
+    @property
+    def draining(self) -> asyncio.Event | None:
+        """Set when the server begins to go: a stream that could last for ever ends itself then. None on the client."""
+        return self._exchange.draining
 
     def fail(self, error: Exception) -> None:
         """Make ``error`` the way this attempt ends, whatever the servicer returns or swallows; the first one wins."""

@@ -15,6 +15,7 @@ from .process.drain import Drain, Exit
 from .telemetry import Telemetry
 from .transport.health import Health
 from .transport.host import Host
+from .transport.methods import AUXILIARY
 from .transport.router import Router
 from .transport.serving import Serving
 from .wires import listener_of
@@ -80,8 +81,8 @@ class Server(Host):
         self._started = False
         self._draining: asyncio.Task[Exit] | None = None
         self._over = asyncio.Event()
-        self.draining = asyncio.Event()
-        """Set when the server begins to go: what streams for long should look at it, and end."""
+        self.draining = self._serving.draining
+        """Set when the server begins to go; ``current_call().draining`` for a servicer that streams for long."""
         self.health = Health(self) if health else None
         """The health service, to say of one service that it cannot serve; None when there is none."""
 
@@ -109,7 +110,7 @@ class Server(Host):
         await self._listener.start(self._router.route)
         if self.health is not None:
             await self.health.serving(services)
-        self._log.info("serving", addresses=list(self.addresses), services=services)
+        self._log.info("serving", addresses=list(self.addresses), services=[s for s in services if s not in AUXILIARY])
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.

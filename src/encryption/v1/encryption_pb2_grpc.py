@@ -30,10 +30,12 @@ class EncryptionServiceStub:
     with a key that the server holds. It stores nothing and every call may be
     repeated: encrypting twice gives two envelopes, each as good as the other.
 
-    A request that breaks a limit given here fails with INVALID_ARGUMENT and names
-    the field, never its value. Decryption fails in one way only, whatever was
-    wrong (the secret, the context, or a damaged, cut or forged envelope):
-    INVALID_ARGUMENT, "decryption failed".
+    A request that breaks a rule given here fails with INVALID_ARGUMENT and names
+    the field, never its value; a key_id that does not encrypt here, with NOT_FOUND.
+    Decryption fails in one way only, whatever was wrong with what it was given (the
+    secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
+    "decryption failed". When too many passphrases are being worked on, the answer
+    is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
     """
 
     def __init__(self, channel):
@@ -69,10 +71,12 @@ class EncryptionServiceServicer:
     with a key that the server holds. It stores nothing and every call may be
     repeated: encrypting twice gives two envelopes, each as good as the other.
 
-    A request that breaks a limit given here fails with INVALID_ARGUMENT and names
-    the field, never its value. Decryption fails in one way only, whatever was
-    wrong (the secret, the context, or a damaged, cut or forged envelope):
-    INVALID_ARGUMENT, "decryption failed".
+    A request that breaks a rule given here fails with INVALID_ARGUMENT and names
+    the field, never its value; a key_id that does not encrypt here, with NOT_FOUND.
+    Decryption fails in one way only, whatever was wrong with what it was given (the
+    secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
+    "decryption failed". When too many passphrases are being worked on, the answer
+    is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
     """
 
     def Encrypt(self, request, context):
@@ -143,10 +147,12 @@ class EncryptionService:
     with a key that the server holds. It stores nothing and every call may be
     repeated: encrypting twice gives two envelopes, each as good as the other.
 
-    A request that breaks a limit given here fails with INVALID_ARGUMENT and names
-    the field, never its value. Decryption fails in one way only, whatever was
-    wrong (the secret, the context, or a damaged, cut or forged envelope):
-    INVALID_ARGUMENT, "decryption failed".
+    A request that breaks a rule given here fails with INVALID_ARGUMENT and names
+    the field, never its value; a key_id that does not encrypt here, with NOT_FOUND.
+    Decryption fails in one way only, whatever was wrong with what it was given (the
+    secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
+    "decryption failed". When too many passphrases are being worked on, the answer
+    is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
     """
 
     @staticmethod

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from servicekit.wire import BindError
 
@@ -37,13 +37,8 @@ async def run(life: Life, log: Logger) -> None:
     Raises SystemExit with the code of ``Exit`` when it could not start, could not go on, or had to abandon calls.
     A second signal ends the process at once, with 128 + its number: nothing after this call runs then.
     """
-    try:
-        await life.start()
-    except BindError as error:
-        log.error("cannot start", reason=str(error))  # noqa: TRY400 - a taken port needs no traceback
-        raise SystemExit(Exit.NOT_STARTED) from None
     loop = asyncio.get_running_loop()
-    told = loop.create_future()
+    told: asyncio.Future[signal.Signals] = loop.create_future()
 
     def on_signal(number: signal.Signals) -> None:
         if told.done():
@@ -51,24 +46,39 @@ async def run(life: Life, log: Logger) -> None:
             _exit_now(128 + number)
         told.set_result(number)
 
+    # Before anything is served: whoever reads "serving" in the log may send a signal at once.
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
+    try:
+        await _served(life, told, log)
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger) -> None:
+    try:
+        await life.start()
+    except BindError as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400 - a taken port needs no traceback
+        raise SystemExit(Exit.NOT_STARTED) from None
     failing = asyncio.ensure_future(life.failed())
     try:
-        await asyncio.wait([told, failing], return_when=asyncio.FIRST_COMPLETED)
-        if not told.done():
+        either: list[asyncio.Future[Any]] = [told, failing]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if told.done():
+            log.info("draining", signal=told.result().name)
+        else:
             log.error("cannot serve any longer", reason=repr(failing.result()))
-            told.cancel()  # a signal from here on ends it at once
-            await life.drain()
-            raise SystemExit(Exit.NOT_STARTED)
-        log.info("draining", signal=told.result().name)
+        failed = not told.done()
+        told.cancel()  # a signal during this drain ends it at once
         code = await life.drain()
+        if failed:
+            raise SystemExit(Exit.NOT_STARTED)
         if code is not Exit.DRAINED:
             raise SystemExit(code)
     finally:
         failing.cancel()
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
 
 
 def _exit_now(code: int) -> None:

@@ -28,10 +28,10 @@ class Recorder:
     """The transport's end of a call, kept for looking at. It is what ``call.send``, ``limit`` and ``end`` reach.
 
     ``messages`` are the response messages sent through the call, ``limits`` the deadlines that were set on it, and
-    ``stopped`` is how often a call was ended from within.
+    ``stopped`` is how often a call was ended from within; ``draining`` is the test's to set.
     """
 
-    __slots__ = ("_stopping", "_task", "_timers", "committed", "limits", "messages", "stopped")
+    __slots__ = ("_stopping", "_task", "_timers", "committed", "draining", "limits", "messages", "stopped")
 
     def __init__(self) -> None:
         """Record nothing yet."""
@@ -39,6 +39,7 @@ class Recorder:
         self.limits: list[float] = []
         self.stopped = 0
         self.committed = False
+        self.draining = asyncio.Event()
         self._task: asyncio.Task[Message] | None = None
         self._timers: dict[Call, Timer] = {}
         self._stopping = 0  # cancellations of ours that have not come out yet
