@@ -9,7 +9,7 @@ from servicekit.metadata import Metadata, check
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz0123456789_.-", min_size=1, max_size=10).filter(
     lambda key: not key.endswith("-bin")
 )
-TEXT = st.text([chr(code) for code in range(0x20, 0x7F)], max_size=20)
+TEXT = st.text([chr(code) for code in range(0x20, 0x7F)], max_size=20).map(lambda text: text.strip(" "))
 ENTRIES = st.one_of(st.tuples(KEYS, TEXT), st.tuples(KEYS.map("{}-bin".format), st.binary(max_size=20)))
 
 
@@ -86,7 +86,7 @@ def test_capital_letters_are_explained() -> None:
     assert "lower-case" not in str(raised.value)
 
 
-@pytest.mark.parametrize("key", ["grpc-status", "grpc-message", "grpc-timeout"])
+@pytest.mark.parametrize("key", ["grpc-status", "grpc-message", "grpc-timeout", "content-type", "te"])
 def test_the_protocols_own_keys_are_refused(key: str) -> None:
     """What gRPC writes itself is not for others to write."""
     with pytest.raises(ValueError, match=key):
@@ -122,6 +122,13 @@ def test_a_key_is_text() -> None:
     """A key of bytes is refused."""
     with pytest.raises(TypeError, match="bytes"):
         check(b"k", "v")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [" padded", "padded ", " "])
+def test_text_has_no_space_at_its_ends(value: str) -> None:
+    """HTTP/2 takes such a space off, so the other side would read something else."""
+    with pytest.raises(ValueError, match="'k' begins or ends with a space"):
+        check("k", value)
 
 
 def test_a_refused_entry_changes_nothing() -> None:

@@ -9,41 +9,56 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
-import socket
-import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from servicekit.wire import BindError
 
+from .handlers import Handlers
 from .kept import Kept
+from .sockets import answers, unix_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from servicekit.clock import Clock
+    from servicekit.wire import Route
+
+    from .incoming import GrpcioIncoming
     from .options import Options
 
-_PORT_ZERO = re.compile(r"(?<=:)0+$")
+_PORT_ZERO: Final = re.compile(r"(?<=:)0+$")
+_FLUSH: Final = 2.0  # for what is still being sent when the last RPC has ended
+_LOOK: Final = 0.1  # between two looks at a main loop that cannot be watched
+_FOR_EVER: Final = 1e9
 
 
 class CoreServer:
-    """A ``grpc.aio.Server`` whose main loop is watched."""
+    """A ``grpc.aio.Server`` that counts its RPCs and whose main loop is watched."""
 
     def __init__(
-        self, handlers: Sequence[grpc.GenericRpcHandler], options: Options, compression: grpc.Compression | None
+        self,
+        route: Callable[[str], Route],
+        clock: Clock,
+        serving: set[asyncio.Task[None]],
+        options: Options,
+        compression: grpc.Compression | None,
     ) -> None:
-        """Make a server that has no ports yet."""
+        """Make a server that has no ports yet; ``serving`` holds its serving tasks while they run."""
+        handlers = [Handlers(route, clock, serving, self._began)]
         self._server = grpc.aio.server(handlers=handlers, options=options, compression=compression)
-        self._loop: asyncio.Task[None] | None = None
         self._started = False
+        self._in_flight = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._cutting: asyncio.Task[None] | None = None
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
         """Bind ``address`` and return it with the port that it got. Raises BindError, naming it, when that fails."""
         path = unix_path(address)
-        if path is not None and _answered(path):  # core would take the path away from who listens there
+        if path is not None and answers(path):  # core would take the path away from who listens there
             msg = f"cannot listen on {address!r}: somebody else does"
             raise BindError(msg)
         try:
@@ -67,33 +82,24 @@ class CoreServer:
         starting.advance()  # makes the main loop's task, and nobody else runs in between
         loops = [task for task in asyncio.all_tasks() - before if _is_main_loop(task)]
         await starting
-        if len(loops) != 1:
-            return False
-        self._loop = loops[0]
         core: Any = self._server
-        try:
-            removed = self._loop.remove_done_callback(core._server._serving_task_crash_handler)  # noqa: SLF001 - see above
-        except AttributeError:
-            removed = 0
+        handler: Any = getattr(getattr(core, "_server", None), "_serving_task_crash_handler", None)
+        if len(loops) != 1 or not loops[0].remove_done_callback(handler):
+            return False
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
                 crashed(error)
 
-        if removed:
-            self._loop.add_done_callback(ended)
-        return bool(removed)
-
-    async def released(self, address: str) -> None:
-        """Raise BindError as long as core, which closes its sockets in a thread, has not let go of ``address``.
-
-        A look that costs nothing: where core itself finds a port taken, it writes lines to stderr.
-        """
+        loops[0].add_done_callback(ended)
+        return True
 
     async def crash(self) -> BaseException:
         """Return what the main loop ended with; wait for ever while it runs. For servers that are not watched."""
         try:
-            await self._server.wait_for_termination()
+            # With a limit: where grpc.aio tells of a crash at all, it does so when the limit has passed.
+            while await self._server.wait_for_termination(_LOOK):
+                pass
         except Exception as error:  # noqa: BLE001 - whatever it was
             return error
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
@@ -101,34 +107,52 @@ class CoreServer:
     async def stop(self, grace: float | None) -> None:
         """Close the ports at once, let RPCs in flight finish (None: however long), cancel the rest, return at the end.
 
-        A later call with less grace shortens the wait. Not to be cancelled: grpc.aio would lose count.
+        Connections of peers that do not answer are cut off soon after the last RPC. A later call with less grace
+        shortens the wait; cancelling one changes nothing for the others.
         """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        stopping, now = self._stopping, asyncio.get_running_loop().time
+        end = _FOR_EVER if grace is None else now() + grace
+        await asyncio.sleep(0)
+        while not stopping.done() and (now() < end or self._in_flight == 0):
+            left = max(0.0, end - now())
+            if self._in_flight:
+                if self._idle is None:
+                    self._idle = asyncio.get_running_loop().create_future()
+                await asyncio.wait([stopping, self._idle], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.wait([stopping], timeout=min(_FLUSH, left))
+                if not self._in_flight:
+                    break
+        if not stopping.done():
+            if self._cutting is None:
+                self._cutting = asyncio.create_task(self._server.stop(None))
+            await asyncio.wait([stopping, self._cutting])
+
+    # Two calls of grpc.aio's stop at once crash the process when a time-out in one meets the end in the other: it hands
+    # core a server that was freed. So there is one call that never times out, and at most one that does not wait; and
+    # neither is ever cancelled, for that would cancel what the other waits for.
+
+    async def _stop(self) -> None:
         if not self._started:  # never started, grpc.aio would keep the ports for good
             self._started = True
             await self._server.start()
-        patience = 1e9 if grace is None else grace
         with contextlib.suppress(Exception):  # a crashed main loop's exception: the shutdown was begun all the same
-            await self._server.stop(patience)
+            await self._server.stop(_FOR_EVER)
             return
-        await self._server.stop(patience)
+        await self._server.stop(_FOR_EVER)
 
+    def _began(self, incoming: GrpcioIncoming) -> None:
+        self._in_flight += 1
+        incoming.on_end(self._ended)
 
-def unix_path(address: str) -> str | None:
-    """Return the path of a unix socket's address, or None for all others (abstract names among them)."""
-    if not address.startswith("unix:"):
-        return None
-    return address.removeprefix("unix:").removeprefix("//")
-
-
-def _answered(path: str) -> bool:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - no need of a Path
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-    except OSError:
-        return False
-    return True
+    def _ended(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight and self._idle is not None:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None
 
 
 def _is_main_loop(task: asyncio.Task[Any]) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+
+from servicekit.call import Kind
+from servicekit.errors import Code
+from servicekit.wire import Incoming, Route, Status
 
 from .incoming import GrpcioIncoming
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from servicekit.clock import Clock
-    from servicekit.wire import Route
+
+_LOGGER = logging.getLogger(__name__)
+
+_PATHS: Final = 1024
 
 
 def handler_for(
@@ -26,12 +35,12 @@ def handler_for(
     """Return core's handler for ``route`` at the path in ``details``, on whichever server of grpc.aio.
 
     It has no (de)serialisers and takes everything but the path from the context of each call, so it may be kept for as
-    long as that path has that route. ``serving`` holds the serving tasks while they run,
-    and ``began`` is told of each RPC before it is served.
+    long as that path has that route. ``serving`` holds the serving tasks while they run, and ``began`` is told of each
+    RPC before it is served.
     """
     path: str = details.method
-    running: set[asyncio.Task[None]] = set() if serving is None else serving
     serve, kind = route.serve, route.kind
+    running: set[asyncio.Task[None]] = set() if serving is None else serving
 
     def incoming(context: Any, data: bytes | None) -> GrpcioIncoming:
         opened = GrpcioIncoming(context, data, path, context.invocation_metadata(), clock)
@@ -61,3 +70,49 @@ def handler_for(
     if kind.response_streaming:
         return make.unary_stream_rpc_method_handler(download)  # type: ignore[no-any-return]
     return make.unary_unary_rpc_method_handler(unary)  # type: ignore[no-any-return]
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """The one generic handler of a server: grpc.aio waits for one future per *registered* method at every call.
+
+    A path's handler is kept for as long as ``route`` says the same of that path, for the last 1,024 paths.
+    """
+
+    def __init__(
+        self,
+        route: Callable[[str], Route],
+        clock: Clock,
+        serving: set[asyncio.Task[None]],
+        began: Callable[[GrpcioIncoming], None],
+    ) -> None:
+        """Ask ``route`` once for each RPC; the others are as in ``handler_for``."""
+        self._route = route
+        self._clock = clock
+        self._serving = serving
+        self._began = began
+        self._kept: OrderedDict[str, tuple[Route, Any]] = OrderedDict()
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Return the handler of a path; one that answers INTERNAL when ``route`` fails."""
+        path: str = handler_call_details.method
+        try:
+            route = self._route(path)
+        except Exception:
+            _LOGGER.exception("no route for %r", path)
+            route = _BROKEN
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] is route:
+            self._kept.move_to_end(path)
+            return kept[1]
+        handler = handler_for(route, handler_call_details, self._clock, self._serving, self._began)
+        self._kept[path] = (route, handler)
+        if len(self._kept) > _PATHS:
+            self._kept.popitem(last=False)
+        return handler
+
+
+async def _internal(incoming: Incoming) -> None:
+    await incoming.finish(Status(code=Code.INTERNAL, message="internal error"))
+
+
+_BROKEN: Final = Route(kind=Kind.BIDI_STREAM, serve=_internal)

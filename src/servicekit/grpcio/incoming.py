@@ -188,7 +188,9 @@ class GrpcioIncoming:
             except Ended:
                 return None
         if status.code is not Code.OK:
-            message = status.message.encode(errors="replace").decode()  # a lone surrogate would leave the client waiting
+            message = status.message.encode(
+                errors="replace"
+            ).decode()  # a lone surrogate would leave the client waiting
             await self._context.abort(STATUS_CODES[status.code], message, tuple(status.trailers))
         if status.trailers:
             self._context.set_trailing_metadata(tuple(status.trailers))

@@ -22,7 +22,7 @@ class Kept(Generic[T]):
     """A coroutine that is stepped by whoever awaits it, and goes on from where it was at the next await.
 
     Any number of tasks may await it, at once or after one another: all get its result. Cancelling one of them changes
-    nothing for the coroutine. It may wait for futures only, as everything of core's does.
+    nothing for the coroutine.
     """
 
     __slots__ = ("_coroutine", "_error", "_future", "_result")
@@ -48,6 +48,9 @@ class Kept(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
             self._error = error
         else:
+            if future is None:  # a bare yield: wait for the next turn
+                future = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(_resolve, future)
             future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's word for "you were awaited" (Task does so)
             self._future = future
             return False
@@ -77,6 +80,11 @@ class Kept(Generic[T]):
             future.exception()  # looked at, so that asyncio does not log it
         if coroutine is not None:
             coroutine.close()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Waiter:
@@ -111,6 +119,7 @@ class _Waiter:
         self.cancelled = True
         self._future.remove_done_callback(self._wakeup)
         self._future.get_loop().call_soon(self._wakeup, self, context=self._context)
+        del self._wakeup, self._context  # which hold the task, whose exception will hold this
         return True
 
     def result(self) -> None:

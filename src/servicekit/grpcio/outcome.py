@@ -25,7 +25,8 @@ CANCELLED = Status(code=Code.CANCELLED, message="cancelled", by=By.CALLER)
 # Core gives no sign of whether a status came over the wire: debug_error_string repeats the details. These are the
 # texts of its own decisions. A peer may send the same ones, so nothing that matters rests on a text alone.
 _UNREACHED = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed", "empty address list")
-_BROKEN = ("Stream removed (Socket closed", "Stream removed (GOAWAY", "CLIENT: ", "Deadline Exceeded", "keepalive")
+_OWN = ("Stream removed (", "CLIENT: ", "Deadline Exceeded")
+_RESET = "Stream removed (RST_STREAM"
 
 
 def never_sent(code: Code, message: str, channel: grpc.aio.Channel) -> bool:
@@ -44,4 +45,5 @@ def never_sent(code: Code, message: str, channel: grpc.aio.Channel) -> bool:
 
 def ended_by(code: Code, message: str) -> By:
     """Return who ended an RPC whose failure came from core, as far as its text can tell."""
-    return By.LOCAL if code is not Code.OK and message.startswith(_BROKEN) else By.PEER
+    local = code is not Code.OK and message.startswith(_OWN) and not message.startswith(_RESET)
+    return By.LOCAL if local else By.PEER

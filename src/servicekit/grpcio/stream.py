@@ -10,8 +10,9 @@ import grpc
 from servicekit.errors import By, Code
 from servicekit.wire import END, Ended, Received, Status
 
+from .intercepted import core_of
 from .kept import Kept
-from .outcome import CANCELLED, CODES, CUT_OFF, ended_by, never_sent
+from .outcome import CANCELLED, CUT_OFF, ended_by, never_sent
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 class _State:
     """What a stream and those who wait for its end have in common; it does not hold the stream."""
 
-    __slots__ = ("call", "cancelled", "channel", "reading", "taken")
+    __slots__ = ("cancelled", "channel", "core", "reading", "taken")
 
-    def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
-        self.call = call
+    def __init__(self, core: Any, channel: grpc.aio.Channel) -> None:
+        self.core = core
         self.channel = channel
         self.cancelled = False
         self.reading: Kept[Any] | None = None  # a read that was begun and whose message nobody has taken yet
@@ -45,17 +46,19 @@ class GrpcioStream:
     def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
         """Take a call that was just made: no turn of the loop may have passed."""
         self._call = call
-        self._core = call._cython_call  # noqa: SLF001 - see above
-        self._state = _State(call, channel)
+        self._core = core_of(call)
+        self._state = _State(self._core, channel)
         self._writing: Kept[None] | None = None
         self._half_closed = False
         self._over = False
         self._begun = False
 
     async def send(self, data: bytes) -> None:
-        """Send one message; returns when core wants more. Raises Ended after the end, and after ``half_close``."""
+        """Send one message; returns when core wants more. Raises Ended after the end of the RPC."""
+        if self._half_closed:
+            raise RuntimeError("a message was sent after half_close()")
         await self._written()
-        if self._half_closed or self._call.done():
+        if self._call.done():
             raise Ended
         await self._write(self._core.send_serialized_message(data))
 
@@ -97,7 +100,7 @@ class GrpcioStream:
 
     def headers(self) -> Coroutine[Any, Any, Pairs]:
         """Return the response's initial metadata once it is there; () when the RPC ended without any."""
-        return _headers(self._call)
+        return _headers(self._core)
 
     def ended(self) -> Coroutine[Any, Any, Status]:
         """Return how the RPC ended, once all its messages were taken, or once it failed. Cancel-safe."""
@@ -148,21 +151,19 @@ class GrpcioStream:
                 kept.drop()
 
 
-async def _headers(call: Any) -> Pairs:
-    return tuple(await call.initial_metadata())
+async def _headers(core: Any) -> Pairs:
+    return await core.initial_metadata()  # type: ignore[no-any-return]
 
 
 async def _ended(state: _State) -> Status:
-    call = state.call
-    code = CODES[await call.code()]
-    if call.cancelled() and call._cython_call.is_locally_cancelled():  # noqa: SLF001 - the class tells why
+    core = state.core
+    final = await core.status()
+    if core.is_locally_cancelled():
         return CANCELLED if state.cancelled else CUT_OFF
+    code, message = Code(final.code()), final.details() or ""
     if code is Code.OK and state.reading is not None:
         await _taken(state)
-    message = await call.details() or ""
-    status = Status(
-        code=code, message=message, trailers=tuple(await call.trailing_metadata()), by=ended_by(code, message)
-    )
+    status = Status(code=code, message=message, trailers=final.trailing_metadata() or (), by=ended_by(code, message))
     if never_sent(code, message, state.channel):
         status.begun, status.by = False, By.LOCAL
     return status
@@ -185,7 +186,7 @@ class Stillborn:
         """End with ``status``."""
         self._status = status
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:  # noqa: ARG002 - it goes nowhere
         """Raise Ended."""
         raise Ended
 

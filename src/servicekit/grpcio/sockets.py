@@ -1,0 +1,67 @@
+"""The sockets that core listens on, found among the files of this process.
+
+Core closes them in a thread of its own and hands out none of them. A server that takes another one's place before that
+needs the kernel's leave to bind the same port: SO_REUSEPORT, which may be set on a socket that is bound already, and
+taken away again. Linux remembers that it was given once: from then on a server of the same user that asks for
+SO_REUSEPORT itself may bind the very same address. One that does not ask, as no listener here does, is refused as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FILES = "/dev/fd"
+_PORT = re.compile(r":(\d+)$")
+
+
+def share(addresses: Iterable[str], *, allowed: bool) -> bool:
+    """Allow, or no longer, that another server binds these ports too; return whether each of them was found."""
+    ports = {int(match[1]) for address in addresses if (match := _PORT.search(address))}
+    found: set[int] = set()
+    try:
+        files = [int(name) for name in os.listdir(_FILES)]  # noqa: PTH208 - names are all that is wanted
+    except (OSError, ValueError):
+        return False
+    for file in files:
+        port = _share(file, ports, allowed=allowed)
+        if port is not None:
+            found.add(port)
+    return found == ports
+
+
+def _share(file: int, ports: set[int], *, allowed: bool) -> int | None:
+    with contextlib.suppress(OSError):  # it was closed meanwhile, or this is no such system
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            return None
+        with socket.socket(fileno=os.dup(file)) as listening:
+            if listening.family not in (socket.AF_INET, socket.AF_INET6):
+                return None
+            port: int = listening.getsockname()[1]
+            if port not in ports or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, allowed)
+            return port
+    return None
+
+
+def unix_path(address: str) -> str | None:
+    """Return the path of a unix socket's address, or None for all others (abstract names among them)."""
+    if not address.startswith("unix:"):
+        return None
+    return address.removeprefix("unix:").removeprefix("//")
+
+
+def answers(path: str) -> bool:
+    """Return whether somebody listens at the unix socket ``path``."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(path)
+        return True
+    return False
