@@ -15,7 +15,7 @@ PACKAGE = SRC / "servicekit"
 
 FLOORS: list[set[str]] = [
     {"errors", "metadata", "clock", "call", "wire"},
-    {"endpoint", "telemetry", "mapping", "inherit"},
+    {"endpoint", "telemetry", "mapping", "inherit", "verdict"},
     {"middleware", "discovery", "http2"},
     {"grpcio", "native", "memory", "balance"},
     {"transport"},

@@ -17,7 +17,7 @@ Code
 Deadline(*, default, cap)
 Drain(*, delay, grace, flush)
 Endpoint
-Error(code, message, *, reason, details, retry_after, begun, by, headers, trailers)
+Error(code, message, *, reason, details, retry_after, begun, by, refused, headers, trailers)
 Exit
 Idempotency
 Kind

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .clock import Clock
 
 Hook: TypeAlias = "Callable[[object, int], None]"
+DecisionHook: TypeAlias = "Callable[[str, str], None]"
 
 
 class Kind(enum.Enum):
@@ -119,6 +120,7 @@ class Call:
 
     __slots__ = (
         "_exchange",
+        "_on_decision",
         "_on_received",
         "_on_sent",
         "attempt",
@@ -178,6 +180,7 @@ class Call:
         self._exchange = exchange
         self._on_received: list[Hook] = []
         self._on_sent: list[Hook] = []
+        self._on_decision: list[DecisionHook] = []
 
     def remaining(self) -> float | None:
         """Return the seconds left until the deadline, at least 0.0, or None when there is none."""
@@ -203,6 +206,18 @@ class Call:
     def on_sent(self, hook: Hook) -> None:
         """Have ``hook(message, size_in_bytes)`` run for each message that goes out, just before it does."""
         self._on_sent.append(hook)
+
+    def on_decision(self, hook: DecisionHook) -> None:
+        """Have ``hook(link, decision)`` run for each decision that a link further in takes about this call."""
+        self._on_decision.append(hook)
+
+    def decide(self, link: str, decision: str) -> None:
+        """Tell the observers further out what ``link`` decided: ``call.decide("rate_limit", "refused")``.
+
+        Both are words of a small fixed set, for they become labels of a metric: what varies is in the error.
+        """
+        for hook in self._on_decision:
+            hook(link, decision)
 
     async def send(self, message: object) -> None:
         """Send one message of a streaming response; returns when more is welcome.
@@ -241,6 +256,8 @@ class Call:
             attempt.on_received(hook)
         for hook in self._on_sent:
             attempt.on_sent(hook)
+        for decided in self._on_decision:
+            attempt.on_decision(decided)
         return attempt
 
     @property

@@ -53,7 +53,8 @@ class Error(Exception):
     (google.rpc.RetryInfo and ``grpc-retry-pushback-ms``); a negative one says "do not".
 
     On an error that came out of a call, ``begun`` is False when the peer cannot have started the work, ``by`` says
-    who ended it, and ``headers`` and ``trailers`` hold the metadata that came with it.
+    who ended it, and ``headers`` and ``trailers`` hold the metadata that came with it. ``refused`` marks one that a link
+    on this side raised in the place of a call: nobody else was asked.
     """
 
     def __init__(  # noqa: PLR0913 - one place where a failure is described; all but two are keywords
@@ -66,6 +67,7 @@ class Error(Exception):
         retry_after: float | None = None,
         begun: bool = True,
         by: By = By.LOCAL,
+        refused: bool = False,
         headers: tuple[tuple[str, str | bytes], ...] = (),
         trailers: tuple[tuple[str, str | bytes], ...] = (),
     ) -> None:
@@ -82,6 +84,7 @@ class Error(Exception):
         self.retry_after = retry_after
         self.begun = begun
         self.by = by
+        self.refused = refused
         self.headers = headers
         self.trailers = trailers
 
