@@ -1,7 +1,20 @@
 """For users' tests and ours."""
 
+from .leaks import no_leaks
 from .pair import Pair, pair
 from .recorded import RecordedCall, Recorder, make_call, run
 from .scripted import Scripted, scripted, sends, waits
 
-__all__ = ["Pair", "RecordedCall", "Recorder", "Scripted", "make_call", "pair", "run", "scripted", "sends", "waits"]
+__all__ = [
+    "Pair",
+    "RecordedCall",
+    "Recorder",
+    "Scripted",
+    "make_call",
+    "no_leaks",
+    "pair",
+    "run",
+    "scripted",
+    "sends",
+    "waits",
+]

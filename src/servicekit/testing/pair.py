@@ -73,7 +73,8 @@ async def pair(
 
     ``middleware`` stands around every method, ``client`` around every call of the channel; both are empty unless
     given. Other settings go to ``Server`` as they are. Several pairs that call each other share ``network``, and with
-    it the clock. Raises ValueError for an ``over`` that is neither.
+    it the clock. Raises ValueError for an ``over`` that is neither, and for a
+    network on another clock.
     """
     if over not in {"memory", "socket"}:
         msg = f"over={over!r} is neither 'memory' nor 'socket'"
@@ -82,8 +83,13 @@ async def pair(
     settings: dict[str, Any] = {"telemetry": Telemetry(log=None), "drain": Drain(delay=0.0, grace=0.0), **server}
     address = "127.0.0.1:0"
     if over == "memory":
+        if clock is None and network is not None and isinstance(network.clock, MovableClock):
+            clock = network.clock
         movable = clock if clock is not None else MovableClock()
         network = network if network is not None else MemoryNetwork(movable)
+        if network.clock is not movable:
+            msg = f"network runs on {network.clock!r}, not on {movable!r}: over memory both ends share a movable clock"
+            raise ValueError(msg)
         settings.update(wire=network.listener(), clock=movable)
         address = "memory:0"
     serving = Server(address, middleware=middleware, **settings)
