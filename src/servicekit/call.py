@@ -13,7 +13,7 @@ from .errors import Code, Error, code_of
 from .metadata import Metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from google.protobuf.descriptor_pb2 import MethodOptions
 
@@ -86,6 +86,18 @@ class Method:
         object.__setattr__(self, "path", f"/{self.service}/{self.name}")
 
 
+class PeerSecurity(Protocol):
+    """What the wire has proved of the peer's identity, in grpcio's words. ``wire.Security`` is one."""
+
+    @property
+    def properties(self) -> Mapping[str, Sequence[bytes]]:
+        """What is known, by name; the names of a TLS peer are those of gRPC core's auth context."""
+
+    @property
+    def identity_key(self) -> str | None:
+        """Which property names the peer; None for one that is not authenticated."""
+
+
 class Exchange(Protocol):
     """What a call asks of the transport that carries it. Implemented by ``transport``; middleware use the Call."""
 
@@ -94,6 +106,9 @@ class Exchange(Protocol):
     @property
     def draining(self) -> asyncio.Event | None:
         """Set when the server begins to go; None on the client."""
+
+    def security(self) -> PeerSecurity:
+        """Return what is known of the peer's identity."""
 
     async def send(self, call: Call, message: object) -> None:
         """Hand a response message on; returns when more is welcome."""
@@ -269,6 +284,10 @@ class Call:
     def draining(self) -> asyncio.Event | None:
         """Set when the server begins to go: a stream that could last for ever ends itself then. None on the client."""
         return self._exchange.draining
+
+    def security(self) -> PeerSecurity:
+        """Return what the wire has proved of the peer: on the server who calls, by TLS; nothing at all on the client."""
+        return self._exchange.security()
 
     def fail(self, error: Exception) -> None:
         """Make ``error`` the way this attempt ends, whatever the servicer returns or swallows; the first one wins."""

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from .wire import Listener
 
 
+FORCED = 1.0
+"""Seconds that servicers have to end once everything was cancelled: none of them holds up the end of the process."""
+
+
 class Server(Host):
     """A gRPC server. Give it to the generated ``add_…Servicer_to_server``, then ``await server.run()``.
 
@@ -97,6 +101,13 @@ class Server(Host):
             msg = "a server starts once"
             raise RuntimeError(msg)
         self._started = True
+        try:
+            await self._begin()
+        except BaseException:
+            await self._listener.stop(0.0)  # what was bound before it failed is free again
+            raise
+
+    async def _begin(self) -> None:
         services = self._router.services
         if self._reflection:
             from .transport import reflection  # noqa: PLC0415 - 100 ms of import that a mere client never needs
@@ -150,9 +161,11 @@ class Server(Host):
         if not await self._within(grace, in_flight.idle()):
             abandoned = len(in_flight)
             in_flight.end(going)
-        if not await self._within(flush, asyncio.shield(stopping)):
-            await self._listener.stop(0.0)
-        await stopping
+        flushed = await self._within(flush, asyncio.shield(stopping))
+        if not flushed and not await self._within(FORCED, self._listener.stop(0.0)):
+            self._log.warning("going without servicers that do not end when they are cancelled")
+            stopping.cancel()
+        await asyncio.wait([stopping])
         self._over.set()
         self._log.info("stopped", abandoned=abandoned)
         return Exit.ABANDONED if abandoned else Exit.DRAINED

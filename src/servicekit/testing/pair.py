@@ -51,7 +51,7 @@ class Pair:
             raise RuntimeError(msg)
         return self.movable
 
-    def connect(self, *middleware: Middleware, **settings: Any) -> Channel:
+    def connect(self, *middleware: Middleware, **settings: Any) -> Channel:  # noqa: ANN401 - what connect() takes
         """Return one more channel to the same server; the caller closes it."""
         address = self.server.addresses[0]
         if self.network is not None:

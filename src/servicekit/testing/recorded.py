@@ -22,16 +22,17 @@ from servicekit.mapping import ErrorMapping, to_error, unexpected
 from servicekit.metadata import Metadata
 from servicekit.transport.codec import size_of
 from servicekit.transport.requests import Requests, each
+from servicekit.wire import Security
 
 
 class Recorder:
     """The transport's end of a call, kept for looking at. It is what ``call.send``, ``limit`` and ``end`` reach.
 
     ``messages`` are the response messages sent through the call, ``limits`` the deadlines that were set on it, and
-    ``stopped`` is how often a call was ended from within; ``draining`` is the test's to set.
+    ``stopped`` is how often a call was ended from within; ``draining`` and ``peer_security`` are the test's to set.
     """
 
-    __slots__ = ("_stopping", "_task", "_timers", "committed", "draining", "limits", "messages", "stopped")
+    __slots__ = ("_stopping", "_task", "_timers", "committed", "draining", "limits", "messages", "peer_security", "stopped")
 
     def __init__(self) -> None:
         """Record nothing yet."""
@@ -40,9 +41,14 @@ class Recorder:
         self.stopped = 0
         self.committed = False
         self.draining = asyncio.Event()
+        self.peer_security = Security()
         self._task: asyncio.Task[Message] | None = None
         self._timers: dict[Call, Timer] = {}
         self._stopping = 0  # cancellations of ours that have not come out yet
+
+    def security(self) -> Security:
+        """Return what the test has set."""
+        return self.peer_security
 
     async def send(self, call: Call, message: object) -> None:
         """Run the hooks, then record the message."""

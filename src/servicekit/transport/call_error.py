@@ -52,4 +52,4 @@ class CallError(grpc.aio.AioRpcError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the error: grpc's own form would lose it."""
-        return (type(self), (self.error,))
+        return (type(self), (self.error,), {"inherited": self.inherited})

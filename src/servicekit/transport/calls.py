@@ -39,11 +39,15 @@ class _Call:
         """End the RPC: nobody can take its answer any more."""
         exchange = getattr(self, "_exchange", None)
         if exchange is not None and not exchange.over:
+            loop = exchange.task.get_loop()
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the RPC with it
-                exchange.cancel()
+                if asyncio._get_running_loop() is loop:  # noqa: SLF001 - get_running_loop() raises where there is none
+                    exchange.cancel()
+                else:  # the collector may run in any thread, grpc core's own among them
+                    loop.call_soon_threadsafe(exchange.cancel)
 
     def cancel(self) -> bool:
-        """End the RPC; returns False, changing nothing, when it is over."""
+        """End the RPC; returns False, changing nothing, when it is over or was cancelled before."""
         return self._exchange.cancel()
 
     def cancelled(self) -> bool:
@@ -72,7 +76,11 @@ class _Call:
         """Run the done callbacks."""
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception as error:  # noqa: BLE001 - the others run all the same, and so does whoever awaits
+                context = {"message": f"a done callback of {self!r} failed", "exception": error}
+                self._exchange.task.get_loop().call_exception_handler(context)
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """Return the response's initial metadata once it is there."""
@@ -81,6 +89,9 @@ class _Call:
             headers = await source.headers()
             if self._exchange.bound is source:
                 return grpc.aio.Metadata(*headers)
+        error = self._exchange.error
+        if isinstance(error, Error) and error.headers:  # those of the attempt that failed
+            return grpc.aio.Metadata(*error.headers)
         return grpc.aio.Metadata(*self._exchange.call.headers)
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
@@ -149,14 +160,21 @@ class _OneResponse(_Call):
     def __await__(self) -> Generator[Any, None, Any]:
         """Return the response. Raises CallError; a caller that is cancelled here cancels the RPC."""
         if not self._exchange.over:
+            caller = asyncio.current_task()
+            cancelled = caller.cancelling() if caller is not None else 0
             yield from self._exchange.task.__await__()
             if not self._exchange.over:  # cancelled before its first step: its callbacks come next
                 yield from asyncio.sleep(0).__await__()
+            if caller is not None and caller.cancelling() > cancelled:
+                # asyncio gave the cancellation to the chain; whatever a middleware made of it, the caller was cancelled.
+                raise asyncio.CancelledError
         self._raise_for_failure()
         return self._exchange.response
 
 
 class _ManyResponses(_Call):
+    _reading = False
+
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return itself: a second loop goes on where the first one stopped."""
         return self
@@ -171,8 +189,19 @@ class _ManyResponses(_Call):
     async def read(self) -> Any:
         """Return the next response message, or ``grpc.aio.EOF`` after the last. Raises CallError.
 
-        A read that is cancelled loses nothing and leaves the RPC as it is.
+        A read that is cancelled loses nothing and leaves the RPC as it is. One task reads at a time: raises UsageError
+        when another one does.
         """
+        if self._reading:
+            msg = "this call is being read already: one task reads at a time"
+            raise grpc.aio.UsageError(msg)
+        self._reading = True
+        try:
+            return await self._next()
+        finally:
+            self._reading = False
+
+    async def _next(self) -> Any:
         exchange = self._exchange
         source = exchange.bound
         while True:
@@ -200,6 +229,14 @@ class _ManyRequests(_Call):
         self._writes = writes
         if writes is not None:
             exchange.when_done(writes.close)
+
+    async def wait_for_connection(self) -> None:
+        """Return once an attempt is on its way or the RPC is over. Raises what it failed with.
+
+        No later: a server may send nothing before it has read a message.
+        """
+        await self._exchange.source()
+        self._raise_for_failure()
 
     async def write(self, request: Any) -> None:
         """Send one request message; returns when more is welcome.

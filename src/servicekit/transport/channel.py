@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from servicekit.wire import Wire
 
 
+FOREVER = 1e9
+"""Seconds (32 years) from which on a timeout is none. Core counts in nanoseconds, and takes a larger one for the past."""
+
+
 class Caller:
     """Makes calls of one method: the chain around it is composed here, once."""
 
@@ -47,7 +51,7 @@ class Caller:
         """Begin a call. Raises ValueError or TypeError, naming the key, for metadata that may not go on the wire."""
         sent = Metadata.checked(as_tuple(metadata)) if metadata else Metadata()
         now = self._clock.time()
-        deadline = None if timeout is None else now + timeout
+        deadline = None if timeout is None or timeout >= FOREVER else now + timeout
         parent = parent_call()
         is_inherited = False
         if parent is not None and (left := parent.remaining()) is not None:
@@ -229,13 +233,24 @@ class Channel(grpc.aio.Channel):
         """Close; calls under way have ``grace`` seconds to finish. Idempotent."""
         self._closed = True
         if grace:
-            await self._wire.close(grace)
-        under_way = list(self._under_way)
-        for exchange in under_way:
-            exchange.call.end(Error(Code.CANCELLED, "channel closed"))
-        for exchange in under_way:
-            await exchange.done()
+            # A chain goes on for a moment when its RPC has ended on the wire, or is about to try again: it has the same time.
+            timer = self._clock.call_at(self._clock.time() + grace, self._end)
+            try:
+                await self._wire.close(grace)
+                await self._ended()
+            finally:
+                timer.cancel()
+        self._end()
+        await self._ended()
         await self._wire.close(0.0)
+
+    def _end(self) -> None:
+        for exchange in list(self._under_way):
+            exchange.call.end(Error(Code.CANCELLED, "channel closed"))
+
+    async def _ended(self) -> None:
+        for exchange in list(self._under_way):
+            await exchange.done()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's own
         """Return the connection's state where the wire has one."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import grpc
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from servicekit.wire import Incoming
 
 
+log = logging.getLogger("servicekit")
+
+
 class Metadatum(NamedTuple):
     """One entry of metadata as grpc spells it."""
 
@@ -33,6 +39,12 @@ class Carrier(Protocol):
 
     def send_headers(self, call: Call) -> None:
         """Send the initial metadata now. Raises RuntimeError when it is out already."""
+
+    async def check(self, call: Call) -> None:
+        """Raise what ``call`` has failed with, if it has."""
+
+    def fail(self, call: Call, error: Exception) -> None:
+        """Make ``error`` how ``call`` ends, also when the servicer does not."""
 
 
 class Context(grpc.aio.ServicerContext[Any, Any]):
@@ -50,8 +62,15 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         self._request = request
         self._code: Any = None
         self._details = ""
-        self._done: list[Callable[[Any], None]] = []
+        self._done: list[Callable[[], None]] = []
+        self._awaited = False
         self._ended = False
+        self._final = False
+
+    @property
+    def path(self) -> str:
+        """What was called."""
+        return self._call.path
 
     async def read(self) -> Any:
         """Return the next request message, or ``grpc.aio.EOF``. A read that was cancelled loses nothing."""
@@ -70,11 +89,18 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
 
     async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         """End the call with ``code``: raises AbortError, and ends it so even if that is swallowed."""
-        trailers = Metadata.checked(as_tuple(trailing_metadata)).pairs()
+        await self._exchange.check(self._call)
+        try:
+            trailers = Metadata.checked(as_tuple(trailing_metadata)).pairs()
+        except (TypeError, ValueError) as error:
+            self._exchange.fail(self._call, error)
+            raise
+        failure: Exception
         if code_from(code) is Code.OK:
-            self._call.fail(ValueError("abort() needs a code other than OK: nobody would answer the client"))
+            failure = ValueError("abort() needs a code other than OK: nobody would answer the client")
         else:
-            self._call.fail(Error(code_from(code), details or self._details, trailers=trailers))
+            failure = Error(code_from(code), details or self._details, trailers=trailers)
+        self._exchange.fail(self._call, failure)
         message = "Locally aborted."
         raise grpc.aio.AbortError(message)
 
@@ -145,27 +171,40 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         """Ask for the next message to go as it is. A hint, which not every wire can follow."""
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Run ``callback(context)`` when the call is over, with its code and details in place."""
-        if not self._done:
+        """Run ``callback(context)`` when the call is over, with its code and details in place; at once if it is.
+
+        It runs in the context that it was added in, so that ``current_call()`` is there. One that raises is logged,
+        and keeps no other from running.
+        """
+        self._done.append(functools.partial(contextvars.copy_context().run, callback, self))
+        if self._ended:
+            self._run_done()
+        elif not self._awaited:
+            self._awaited = True
             self._incoming.on_end(self._run_done)
-        self._done.append(callback)
 
     def _run_done(self) -> None:
         self._ended = True
-        for callback in self._done:
-            callback(self)
+        callbacks, self._done = self._done, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a done callback of %r failed", self.path[:200])
 
     def done(self) -> bool:
         """Return whether the call is over."""
-        return self._ended or self._call.over
+        return self._final or self._call.over
 
     def cancelled(self) -> bool:
         """Return whether the call was cancelled."""
         return self._code is not None and code_from(self._code) is Code.CANCELLED
 
     def ended_with(self, code: Code, details: str) -> None:
-        """Note how the call ended, for done callbacks. Called by transport."""
-        self._code, self._details = GRPC_CODES[code], details
+        """Note how the call ended, for done callbacks; the first time counts. Called by transport."""
+        if not self._final:
+            self._final = True
+            self._code, self._details = GRPC_CODES[code], details
 
 
 _ENCODINGS: dict[Any, str | None] = {

@@ -77,9 +77,11 @@ class ContinuationStream:
     def __init__(self, continuation: Callable[..., Awaitable[Any]], details: Any, data: Any) -> None:
         """Begin the call in a task, which lasts as long as the interceptors inside take to let it through."""
         self._writes = Writes() if data is None else None
-        self._starting: asyncio.Task[Any] = asyncio.ensure_future(_started(continuation, details, data or self._writes))
+        request = data if data is not None else self._writes
+        self._starting: asyncio.Task[Any] = asyncio.ensure_future(_started(continuation, details, request))
         self._iterator: Any = None
         self._reading: asyncio.Task[Any] | None = None
+        self._read_out = asyncio.Event()
         self._failure: Status | None = None
         self._cancelled = False
         self._watching = False
@@ -109,10 +111,16 @@ class ContinuationStream:
         if self._cancelled:
             return END
         if self._reading is None:
-            self._reading = asyncio.ensure_future(self._next())
+            self._reading = asyncio.ensure_future(self._read())
         await asyncio.wait([self._reading])
         reading, self._reading = self._reading, None
         return END if reading.cancelled() or self._cancelled else reading.result()
+
+    async def _read(self) -> Any:
+        message = await self._next()
+        if message is END:
+            self._read_out.set()
+        return message
 
     async def _next(self) -> Any:
         call = await self._call()
@@ -154,7 +162,9 @@ class ContinuationStream:
             try:
                 code = code_from(await call.code())
                 details = await call.details()
-                if self._failure is None or code is not Code.OK:
+                if code is Code.OK:
+                    await self._read_out.wait()  # the code may be the wire's, and an iterator around it not at its end
+                if not self._cancelled and (self._failure is None or code is not Code.OK):
                     return Status(code=code, message=details or "", trailers=as_tuple(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
                 return _status_of(error)
@@ -173,9 +183,10 @@ class ContinuationStream:
     def cancel(self) -> None:
         """End the call if it is not over."""
         done = self._starting.done() and not self._starting.cancelled() and self._starting.exception() is None
-        if done and self._starting.result().done():
+        if done and self._starting.result().done() and self._read_out.is_set():
             return
         self._cancelled = True
+        self._read_out.set()
         if done:
             self._starting.result().cancel()
         self._starting.cancel()

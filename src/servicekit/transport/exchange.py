@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from servicekit.call import Call, deadline_error
 from servicekit.errors import By, Code, Error
 from servicekit.metadata import Metadata
-from servicekit.wire import END, End, Ended, Head
+from servicekit.wire import END, End, Ended, Head, Security
 
 from .codec import Codec, malformed_request, malformed_response, size_of
 from .requests import Requests
@@ -55,8 +55,11 @@ class Source(Protocol):
 class Exchange:
     """A call under way. Its chain's task holds this, never the call object: dropping that one ends the call."""
 
+    draining = None  # a word of servers
+
     __slots__ = (
         "_changed",
+        "_left",
         "_on_done",
         "_timer",
         "_under_way",
@@ -88,6 +91,7 @@ class Exchange:
         self.committed = False
         self.over = False
         self.stopping = False
+        self._left = False
         self.response: Any = None
         self.error: BaseException | None = None
         self.failure: Exception | None = None
@@ -145,7 +149,7 @@ class Exchange:
         self._under_way.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._wake()
+        self.wake()
         callbacks, self._on_done = self._on_done, []
         for callback in callbacks:
             callback()
@@ -158,9 +162,10 @@ class Exchange:
             self._on_done.append(callback)
 
     def cancel(self) -> bool:
-        """Cancel the chain on the caller's behalf; False when it is over."""
-        if self.over:
+        """Cancel the chain on the caller's behalf; False when it is over, or was cancelled so before."""
+        if self.over or self._left:
             return False
+        self._left = True
         self.task.cancel()
         return True
 
@@ -169,7 +174,7 @@ class Exchange:
     async def done(self) -> None:
         """Return once the chain has ended. Cancel-safe: waiting for a call is not the call."""
         while not self.over:
-            await self._change()
+            await self.change()
 
     async def source(self, after: Source | None = None) -> Source | None:
         """Return what is bound, once that is another one than ``after``; None once the chain has ended."""
@@ -178,14 +183,16 @@ class Exchange:
                 return self.bound
             if self.over:
                 return None
-            await self._change()
+            await self.change()
 
-    async def _change(self) -> None:
+    async def change(self) -> None:
+        """Return at the next change: something was bound or put in, or the chain has ended. Cancel-safe."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those who wait for a change look again."""
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None
@@ -198,13 +205,18 @@ class Exchange:
             msg = "next() was called twice with the same call: every further attempt takes call.fork()"
             raise RuntimeError(msg)
         call.used = True
+        if self.stopping and self.call.failure is not None:
+            raise self.call.failure  # the call was ended as a whole: no attempt can change that
+        self._check_uncommitted()
+
+    def _check_uncommitted(self) -> None:
         if self.committed and self.failure is not None:
             raise self.failure  # the caller has messages of an earlier attempt: there is no second one
 
     def bind(self, source: Source) -> None:
         """Let the caller take its messages from ``source``."""
         self.bound = source
-        self._wake()
+        self.wake()
 
     def unbind(self, source: Source, failure: Exception) -> None:
         """Take a failed attempt out of the caller's sight, before its error is raised."""
@@ -212,11 +224,26 @@ class Exchange:
         if self.bound is source:
             self.bound = None
 
+    @staticmethod
+    def security() -> Security:
+        """Return nothing: a wire does not tell who answers."""
+        return Security()
+
     async def send(self, call: Call, message: object) -> None:
         """Hand the caller a message that a middleware made; returns when it was taken."""
+        if not call.method.kind.response_streaming:
+            msg = f"{call.path} has one response: a middleware that answers in its place returns it"
+            raise TypeError(msg)
+        if call.failure is not None:
+            raise call.failure
         source = self.bound
         if not isinstance(source, _Local) or source.call is not call:
-            self.begin(call)
+            self._check_uncommitted()
+            if isinstance(source, _Attempt) and not source.over:
+                msg = (
+                    "call.send() while an attempt is under way, whose messages go to the caller: before or after next()"
+                )
+                raise RuntimeError(msg)
             source = _Local(call, self)
             self.bind(source)
         await source.put(message)
@@ -227,7 +254,10 @@ class Exchange:
             return  # one attempt's limit goes to the wire with its head
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = call.clock.call_at(call.deadline + SLACK, lambda: call.end(deadline_error()))
+        when = (
+            max(call.deadline, call.clock.time()) + SLACK
+        )  # also when it has passed: the wire knows that nothing was sent
+        self._timer = call.clock.call_at(when, lambda: call.end(deadline_error()))
 
     def stop(self, call: Call) -> None:  # noqa: ARG002 - all attempts share the chain that is stopped
         """Cancel the chain: the call's failure is what it ends with."""
@@ -312,10 +342,9 @@ class Sender:
     async def _stream(self, head: Head, data: bytes | None, request: Any, call: Call, exchange: Exchange) -> Any:
         stream = self._wire.open(head, data)
         attempt = _Attempt(stream, self._codec, call, exchange)
-        if call.method.kind.response_streaming:
-            exchange.bind(attempt)
+        exchange.bind(attempt)
         pump = None if data is not None else asyncio.ensure_future(self._pump(request, call, stream))
-        response = None
+        response: Any = END
         failure: Exception | None = None
         try:
             if not call.method.kind.response_streaming:
@@ -324,6 +353,8 @@ class Sender:
             call.headers, call.trailers = Metadata(await stream.headers()), Metadata(status.trailers)
             call.peer = stream.peer
             failure = call.failure or _failure_of(status, call)
+            if failure is None and response is END and not call.method.kind.response_streaming:
+                failure = Error(Code.UNIMPLEMENTED, "the server sent no response to a call that has one")
         except Exception as error:  # noqa: BLE001 - raised below, when nothing of the attempt is left
             failure = error
         finally:
@@ -334,13 +365,14 @@ class Sender:
         if failure is not None:
             exchange.unbind(attempt, failure)
             raise failure
-        return response
+        attempt.over = True
+        return None if response is END else response
 
     async def _one(self, stream: Stream, call: Call) -> Any:
-        """Return the one response of a client stream, or None when there is none: its status will say why."""
+        """Return the one response of a client stream, or END when there is none: its status will say why."""
         data = await stream.receive()
         if data is END:
-            return None
+            return END
         response = self._decoded(data, call)
         if await stream.receive() is not END:
             raise Error(Code.UNIMPLEMENTED, "the server sent more than one response to a call that has one")
@@ -397,9 +429,10 @@ def _failure_of(status: Status, call: Call) -> Error | None:
 class _Attempt:
     """The messages of one attempt on a wire."""
 
-    __slots__ = ("_call", "_codec", "_exchange", "_stream")
+    __slots__ = ("_call", "_codec", "_exchange", "_stream", "over")
 
     def __init__(self, stream: Stream, codec: Codec, call: Call, exchange: Exchange) -> None:
+        self.over = False
         self._stream = stream
         self._codec = codec
         self._call = call
@@ -407,7 +440,7 @@ class _Attempt:
 
     async def take(self) -> Taken:
         data = await self._stream.receive()
-        if data is END:
+        if data is END or self._exchange.bound not in (self, None):  # too late: another attempt has begun
             return END
         try:
             message = self._codec.decode(data)
@@ -432,41 +465,38 @@ class _Attempt:
 class _Local:
     """The messages of a middleware that answers in the wire's place, handed over one by one."""
 
-    __slots__ = ("_exchange", "_slot", "_taken", "_waiting", "call")
+    __slots__ = ("_exchange", "_slot", "_taken", "call")
 
     def __init__(self, call: Call, exchange: Exchange) -> None:
         self.call = call
         self._exchange = exchange
         self._slot: list[Any] = []
         self._taken = asyncio.Event()
-        self._waiting = asyncio.Event()
 
     async def put(self, message: object) -> None:
         self._slot.append(message)
         self._taken.clear()
-        self._waiting.set()
+        self._exchange.wake()
         try:
             await self._taken.wait()
         except asyncio.CancelledError:
             self._slot.clear()
             raise
+        if self.call.failure is not None:
+            raise self.call.failure
 
     async def take(self) -> Taken:
         while not self._slot:
-            if self._exchange.over:
+            if self._exchange.over or self._exchange.bound is not self:
                 return END
-            self._waiting.clear()
-            waiting = asyncio.ensure_future(self._waiting.wait())
-            over = asyncio.ensure_future(self._exchange.done())
-            try:
-                await asyncio.wait([waiting, over], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-                over.cancel()
+            await self._exchange.change()
         message = self._slot.pop()
-        self.call.received(message, size_of(message))
-        self._exchange.committed = True
         self._taken.set()
+        try:
+            self.call.received(message, size_of(message))
+        except Exception:  # noqa: BLE001 - it is the call's failure now, and comes to the caller through the chain
+            return END
+        self._exchange.committed = True
         return message
 
     async def headers(self) -> Metadata:

@@ -24,7 +24,7 @@ from .codec import Codec
 from .continuation import ContinuationWire
 from .exchange import Options, Sender
 from .methods import describe
-from .router import MOST_ROUTES, handler_of, unknown_handler
+from .router import MOST_ROUTES, failing_handler, handler_of, unknown_handler
 from .serving import Serving
 
 if TYPE_CHECKING:
@@ -68,8 +68,12 @@ class _ServerInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         # Asked on every call: whoever stands inside may let this call through and refuse the next one.
-        handler = await continuation(handler_call_details)
         path = handler_call_details.method
+        try:
+            handler = await continuation(handler_call_details)
+        except Exception as error:  # noqa: BLE001 - grpc.aio would tell the client its text
+            failing = failing_handler(error, self._shared)
+            return handler_for(failing.route, handler_call_details, self._shared.clock)
         if handler is None:
             return handler_for(self._unknown.route, handler_call_details, self._shared.clock)
         known = self._composed.get(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .codec import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 
 KEEP = 256 * 1024
 _TAKEN = "the request stream was taken by an earlier attempt: ask for request.keep() before the first one"
@@ -155,11 +155,12 @@ class Reader:
     good: it is read in a task of its own, which the next read waits for.
     """
 
-    __slots__ = ("_iterator", "_pending", "_request")
+    __slots__ = ("_check", "_iterator", "_pending", "_request")
 
-    def __init__(self, request: AsyncIterable[Any]) -> None:
-        """Take the request as it came through the chain."""
+    def __init__(self, request: AsyncIterable[Any], check: Callable[[], Awaitable[None]]) -> None:
+        """Take the request as it came through the chain, and what raises before a read of a call that has failed."""
         self._request = request
+        self._check = check
         self._iterator: AsyncIterator[Any] | None = None
         self._pending: asyncio.Task[Any] | None = None
 
@@ -169,6 +170,7 @@ class Reader:
 
     async def __anext__(self) -> Any:
         """Return the next message. Raises StopAsyncIteration after the last."""
+        await self._check()
         if self._iterator is None:
             self._iterator = aiter(self._request)
         if isinstance(self._iterator, _Pass):

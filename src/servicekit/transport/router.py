@@ -11,6 +11,7 @@ from servicekit.errors import Code, Error
 
 from .codec import Codec
 from .methods import UNKNOWN, describe
+from .requests import each
 from .serving import Handler, Serving
 from .shapes import Behaviour, behaviour
 
@@ -167,10 +168,10 @@ def intercepted(
         async def run(request: Any, context: Context) -> Any:
             nonlocal cached
             handler = await ask(0, CallDetails(path, context.invocation_metadata()))
-            if handler is None or kind_of(handler) is not kind:
-                raise Error(Code.UNIMPLEMENTED, f"method not found: {path}")
+            if handler is None:
+                raise Error(Code.UNIMPLEMENTED, "method not found")
             if cached[0] is not handler:
-                cached = (handler, behaviour(function_of(handler), kind, threads))
+                cached = (handler, _fitted(handler, kind, threads))
             return await cached[1](request, context)
 
         return run
@@ -178,9 +179,44 @@ def intercepted(
     return inside
 
 
+def _fitted(handler: grpc.RpcMethodHandler[Any, Any], kind: Kind, threads: Executor | None) -> Behaviour:
+    """Return the behaviour of an interceptor's ``handler`` on a method of ``kind``.
+
+    It may be of another kind: many refuse calls of every kind with one handler for unary ones. One that wants a single
+    request gets None for a stream's, which nobody could wait for; its response is the only message of a stream.
+    """
+    own = kind_of(handler)
+    served = behaviour(function_of(handler), own, threads)
+    if own is kind:
+        return served
+    if own.response_streaming and not kind.response_streaming:
+        msg = f"an interceptor gave a handler that streams responses for a method that has one: {handler!r}"
+        raise TypeError(msg)
+
+    async def fit(request: Any, context: Context) -> Any:
+        if own.request_streaming is not kind.request_streaming:
+            request = each([request]) if own.request_streaming else None
+        response = await served(request, context)
+        if kind.response_streaming and response is not None:
+            await context.write(response)
+            return None
+        return response
+
+    return fit
+
+
 def unknown_handler(shared: Serving) -> Handler:
     """Return what serves every path that nobody knows: one chain and one label for all of them."""
     return Handler(UNKNOWN, _unknown, Codec(None, None), shared)
+
+
+def failing_handler(error: Exception, shared: Serving) -> Handler:
+    """Return what runs the chain around nothing but ``error``, where the handler of a path could not be had."""
+
+    async def fail(_request: Any, _context: Context) -> Any:
+        raise error
+
+    return Handler(UNKNOWN, fail, Codec(None, None), shared)
 
 
 async def _unknown(_request: Any, _context: Context) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from servicekit.call import Method
     from servicekit.clock import Clock, Timer
     from servicekit.endpoint import Endpoint
-    from servicekit.wire import Incoming
+    from servicekit.wire import Incoming, Security
 
     from .shapes import Behaviour
 
 LAST_WORD = 0.25
-"""Seconds that a servicer has to end after its call was ended over its head; then the client is answered without it."""
+"""Seconds that a servicer has to end after its call has failed or was ended over its head; then the client is answered
+without it."""
 
 log = logging.getLogger("servicekit")
 
@@ -48,6 +50,7 @@ class Serving:
     errors: ErrorMapping = field(default_factory=ErrorMapping)
     clock: Clock = field(default_factory=SystemClock)
     in_flight: InFlight = field(default_factory=InFlight)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Handler:
@@ -69,7 +72,7 @@ class Handler:
         shared = self._serving
         head = incoming.head
         exchange = _Exchange(self, incoming)
-        call = Call(
+        call = _Served(
             self.method,
             side=Side.SERVER,
             exchange=exchange,
@@ -81,34 +84,37 @@ class Handler:
         )
         exchange.root = exchange.call = call
         shared.in_flight.enter(call, incoming)
+        incoming.on_end(exchange.ended)
         with serving(call):
             try:
                 response = await self._endpoint(exchange.request(), call)
                 data = None if self.method.kind.response_streaming else self._codec.encode(response)
             except asyncio.CancelledError:
-                if exchange.task.cancelling() and not exchange.stopping:
+                if exchange.gone is not None or (exchange.task.cancelling() and not exchange.stopping):
                     exchange.close(call.outcome(asyncio.CancelledError()), "")
                     raise  # the client is gone, or its deadline has passed: nobody reads an answer
-                status = self._failed(call, exchange.ended_by(call))
-            except Exception as error:  # noqa: BLE001 - the last place where a failure can become an answer
+                status = self._failed(call, exchange.ended_by())
+            except BaseException as error:  # the last place where a failure can become an answer
+                if _ends_the_process(error):  # but the client shall not wait for it
+                    await exchange.finish(self._failed(call, Error(Code.UNAVAILABLE, "shutting down")))
+                    raise
                 status = self._failed(call, error)
-            except BaseException:
-                # The process is ending, but the client shall not wait for it.
-                await incoming.finish(self._failed(call, Error(Code.UNAVAILABLE, "shutting down")))
-                raise
             else:
                 status = Status(trailers=call.trailers.pairs())
                 await exchange.finish(status, data)
                 return
             await exchange.finish(status)
 
-    def _failed(self, call: Call, error: Exception) -> Status:
+    def _failed(self, call: Call, error: BaseException) -> Status:
         known = to_error(error, self._serving.errors)
         reference = error_id(known.trailers)
-        if reference is not None and not call.logged:
-            # No access log stood in the chain, and the client gets nothing but the reference: write the reason down.
+        if reference is not None and (known is not error or not call.logged):
+            # No access log stood in the chain, or none outside of where this came from, and the client gets nothing
+            # but the reference: write the reason down.
             log.error("%r failed, error_id %s", call.path[:200], reference, exc_info=known.__cause__)
-        return status_of(known, call.trailers)
+        exchange = call._exchange  # noqa: SLF001 - transport made it
+        assert isinstance(exchange, _Exchange)  # noqa: S101 - one chain, one transport
+        return status_of(known, exchange.trailers_of(error))
 
     async def _innermost(self, request: Any, call: Call) -> Any:
         exchange = call._exchange  # noqa: SLF001 - transport made it
@@ -123,10 +129,12 @@ class Handler:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
         before = task.cancelling()
-        reader = Reader(request) if self.method.kind.request_streaming else None
+        reader = None
+        if self.method.kind.request_streaming:
+            reader = Reader(request, functools.partial(exchange.check, call))
         context = exchange.context = Context(call, exchange, reader)
         response = None
-        error: Exception | None
+        error: BaseException | None
         try:
             response = await self._answer(request if reader is None else reader, call, context, exchange.size)
             error = context.verdict()
@@ -135,16 +143,20 @@ class Handler:
                 raise
             # Nobody cancelled this call: a task of the servicer's own was, and it did not look.
             error = RuntimeError("the servicer raised CancelledError, but its call was not cancelled")
-        except Exception as raised:  # noqa: BLE001 - sorted out in one place
+        except BaseException as raised:
+            if _ends_the_process(raised):
+                raise
             error = self._translated(raised, call, context)
         finally:
-            if reader is not None:
-                await reader.aclose()
+            unclosed = None if reader is None else await _closed(reader)
+        if exchange.gone is not None:
+            # A servicer that swallowed its cancellation has nobody to answer. Not asked of task.cancelling(): up to
+            # Python 3.12 a TaskGroup that fails leaves its own cancellation counted there.
+            raise asyncio.CancelledError
         if call.failure is not None:
             error = call.failure
             exchange.answered(task)
-        elif task.cancelling() > before:
-            raise asyncio.CancelledError  # a servicer that swallowed its cancellation has nobody to answer
+        error = error or unclosed
         if error is not None:
             exchange.note(error, call)
             raise error
@@ -166,7 +178,7 @@ class Handler:
             msg = f"the servicer of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
             raise TypeError(msg) from error
 
-    def _translated(self, error: Exception, call: Call, context: Context) -> Exception:
+    def _translated(self, error: BaseException, call: Call, context: Context) -> BaseException:
         """Return what the servicer's exception means, before any middleware sees it."""
         if isinstance(error, grpc.aio.AbortError) and call.failure is not None:
             return call.failure
@@ -197,19 +209,51 @@ def _downstream(error: grpc.aio.AioRpcError, call: Call) -> Exception:
     return translated
 
 
+def _ends_the_process(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((KeyboardInterrupt, SystemExit)) is not None
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+async def _closed(reader: Reader) -> Exception | None:
+    """Close the request stream; return what it raises, which must not take the place of how the call has ended."""
+    try:
+        await reader.aclose()
+    except Exception as error:  # noqa: BLE001 - a middleware's own stream may raise anything
+        return error
+    return None
+
+
+class _Served(Call):
+    """A call whose wire may end it, and then knows best how."""
+
+    __slots__ = ()
+
+    def outcome(self, error: BaseException | None) -> Code:
+        exchange = self._exchange
+        assert isinstance(exchange, _Exchange)  # noqa: S101 - transport made it
+        if isinstance(error, asyncio.CancelledError) and exchange.gone is not None:
+            return exchange.gone  # as it was when the client went: the servicer's clean-up may have taken its time
+        return super().outcome(error)
+
+
 class _Exchange:
     """One RPC on the server between its chain and its wire."""
 
     __slots__ = (
+        "_attempts",
         "_finishing",
         "_handler",
         "_insisting",
         "_last_word",
+        "_overdue",
+        "_stopped",
         "_timer",
         "call",
         "committed",
         "context",
         "failure",
+        "gone",
         "headers_sent",
         "incoming",
         "malformed",
@@ -231,13 +275,26 @@ class _Exchange:
         self.committed = False
         self.headers_sent = False
         self.stopping = False
-        self.failure: Exception | None = None
+        self.gone: Code | None = None  # how the client's part ended, if it did before the servicer's
+        self.failure: BaseException | None = None
         self.malformed: Error | None = None
         self.size = 0
+        self._attempts: list[Call] = []
+        self._stopped: Call | None = None
         self._finishing = False
         self._timer: Timer | None = None
         self._last_word: Timer | None = None
+        self._overdue: Timer | None = None
         self._insisting: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Set when the server begins to go."""
+        return self._handler._serving.draining  # noqa: SLF001 - one module
+
+    def security(self) -> Security:
+        """Return what the wire knows of the peer's identity."""
+        return self.incoming.security()
 
     def request(self) -> Any:
         """Return the request as the chain gets it. One that cannot be decoded is blank, and never reaches the servicer."""
@@ -265,40 +322,87 @@ class _Exchange:
             msg = "next() was called twice with the same call: every further attempt takes call.fork()"
             raise RuntimeError(msg)
         call.used = True
-        self.call = call
         if self.malformed is not None:
             raise self.malformed
-        if self.committed and self.failure is not None:
-            raise self.failure  # messages of an earlier attempt are out: there is no second one
+        if self.committed and self._attempts:  # messages of an earlier attempt are out: there is no second one
+            raise self.failure or RuntimeError("next() was called again after messages were sent")
+        self.call = call
+        self._attempts.append(call)
 
-    def note(self, error: Exception, call: Call) -> None:
-        """Remember how an attempt failed; its trailers go with its error, the call's own stay clean."""
+    def note(self, error: BaseException, call: Call) -> None:
+        """Remember how an attempt failed."""
         self.failure = error
-        if call.origin is not None and isinstance(error, Error):
-            error.trailers += tuple(pair for pair in call.trailers if pair not in error.trailers)
+        self.call = call
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def trailers_of(self, error: BaseException) -> Metadata:
+        """Return what goes with the status of ``error``: of the attempts' trailers, those of the one that raised it.
+
+        The error itself is left alone: it may be one that the servicer raises again and again.
+        """
+        if error is not self.failure or self.call is self.root:
+            return self.root.trailers
+        trailers = self.root.trailers.copy()
+        trailers.extend(pair for pair in self.call.trailers if pair not in list(self.root.trailers))
+        return trailers
 
     async def send(self, call: Call, message: object) -> None:
         """Send one response message."""
-        if call.failure is not None:
-            raise call.failure
-        try:
-            data = self._handler._codec.encode(message)  # noqa: SLF001 - one module
-        except Exception as error:
-            msg = f"{call.path} sent what cannot be encoded: {type(message).__name__}"
-            failure = TypeError(msg)
-            failure.__cause__ = error
-            call.fail(failure)
-            raise failure from error
-        call.sent(message, len(data))
+        await self.check(call)
+        data = self._outgoing(message, call)
         self.committed = True
         if not self.headers_sent:
             self.send_headers(call)
         try:
             await self.incoming.send(data)
         except Ended:
-            if call.failure is not None:
-                raise call.failure from None
-            raise Error(Code.CANCELLED, "the call is over") from None
+            await asyncio.sleep(0)  # as above; most are cancelled here
+            raise self.over(call) from None
+
+    def _outgoing(self, message: object, call: Call) -> bytes:
+        try:
+            data = self._encoded(message, call)
+            call.sent(message, len(data))
+        except Exception as error:
+            self.fail(call, error)
+            raise
+        return data
+
+    def _encoded(self, message: object, call: Call) -> bytes:
+        if not call.method.kind.response_streaming:  # a second message leaves clients of grpc core waiting for ever
+            msg = f"{call.path} has one response, which is returned, not sent"
+            raise RuntimeError(msg)
+        try:
+            return self._handler._codec.encode(message)  # noqa: SLF001 - one module
+        except Exception as error:
+            msg = f"{call.path} sent what cannot be encoded: {type(message).__name__}"
+            raise TypeError(msg) from error
+
+    async def check(self, call: Call) -> None:
+        """Raise what ``call`` has failed with; whoever swallowed that, and comes here again, is cancelled.
+
+        Going round and round on a failure, a servicer would neither end nor let anybody else run.
+        """
+        if call.failure is not None:
+            self.stop(call)
+            await asyncio.sleep(0)
+            raise call.failure
+
+    def fail(self, call: Call, error: Exception) -> None:
+        """Make ``error`` how ``call`` ends. The client hears of it soon, also while the servicer still cleans up."""
+        call.fail(error)
+        if self._overdue is None:
+            clock = call.clock
+            self._overdue = clock.call_at(clock.time() + LAST_WORD, lambda: self._insist(call))
+
+    def over(self, call: Call) -> Exception:
+        """Return what is raised to those who are at work for a call that is over; most are cancelled before they see it."""
+        if call.failure is not None:
+            return call.failure
+        code = self.root.outcome(asyncio.CancelledError())
+        return deadline_error() if code is Code.DEADLINE_EXCEEDED else Error(code, "the call is over")
 
     def send_headers(self, call: Call) -> None:
         """Send the initial metadata that ``call`` has collected. Raises RuntimeError when it is out already."""
@@ -315,12 +419,17 @@ class _Exchange:
             return  # an attempt's own limit is the client's affair
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = call.clock.call_at(call.deadline, lambda: call.end(deadline_error()))
+        self._timer = call.clock.call_at(call.deadline, lambda: self._expire(call))
+
+    def _expire(self, call: Call) -> None:
+        call.end(deadline_error())
+        self.stop(call)  # also one that has failed before, and whose servicer does not end
 
     def stop(self, call: Call) -> None:
         """Cancel what is at work, and answer without it if it does not end."""
         if self._finishing or self.stopping:
             return
+        self._stopped = call
         if self.task is _current_task():
             # A task that cancels itself would be hit later, at an await that is none of the servicer's.
             asyncio.get_running_loop().call_soon(self._cancel)
@@ -335,29 +444,48 @@ class _Exchange:
             self.task.cancel()
 
     def _insist(self, call: Call) -> None:
-        if not self._finishing and call.failure is not None:
+        if not self._finishing and self._insisting is None and call.failure is not None:
+            # From here on it is an Error, so that links and log will know it by the reference that the client gets.
+            call.failure = to_error(call.failure, self._handler._serving.errors)  # noqa: SLF001 - one module
             status = self._handler._failed(call, call.failure)  # noqa: SLF001 - one module
+            if self.context is not None:
+                self.context.ended_with(status.code, status.message)
             self._insisting = asyncio.ensure_future(self.incoming.finish(status))
 
     def answered(self, task: asyncio.Task[Any]) -> None:
         """Take back the cancellation that ``stop`` made: it has become the call's failure."""
-        if self.stopping and task is self.task and task.cancelling():
-            task.uncancel()
+        if not self.stopping or task is not self.task or not task.cancelling():
+            return
+        task.uncancel()
+        if self._stopped is not self.root:
+            # One attempt was ended: the call goes on, and so may another attempt.
+            self.stopping = False
+            if self._last_word is not None:
+                self._last_word.cancel()
 
-    def ended_by(self, call: Call) -> Exception:
+    def ended_by(self) -> Exception:
         """Return why the chain was cancelled, when the client was not the reason."""
+        stopped = self.root if self._stopped is None else self._stopped
         self.answered(self.task)
-        if call.failure is not None:
-            return call.failure
+        if stopped.failure is not None:
+            return stopped.failure
         return RuntimeError("a middleware raised CancelledError, but the call was not cancelled")
+
+    def ended(self) -> None:
+        """Take note that the wire has ended the call: by itself, unless that was asked of it."""
+        if not self._finishing and self._insisting is None:
+            self.gone = self.root.outcome(asyncio.CancelledError())
+            if self.context is not None:
+                self.context.ended_with(self.gone, "")
 
     def close(self, code: Code, message: str) -> None:
         """Stop every timer: from here on the call is over."""
         self._finishing = True
-        self.root.over = self.call.over = True
+        for call in (self.root, *self._attempts):
+            call.over = True
         if self.context is not None:
             self.context.ended_with(code, message)
-        for timer in (self._timer, self._last_word):
+        for timer in (self._timer, self._last_word, self._overdue):
             if timer is not None:
                 timer.cancel()
 
@@ -384,18 +512,28 @@ class _Received:
         return self
 
     async def __anext__(self) -> Any:
-        data = await self._exchange.incoming.receive()
+        exchange = self._exchange
+        try:
+            data = await exchange.incoming.receive()
+        except Ended:
+            await asyncio.sleep(0)  # a servicer that swallows this, over and over, must not hold the loop
+            raise exchange.over(exchange.call) from None
         if data is END:
             raise StopAsyncIteration
-        call = self._exchange.call
+        call = exchange.call
         try:
-            message = self._codec.decode(data)
-        except Exception as error:  # a decoder may raise anything, and its text may quote the input
-            malformed = malformed_request()
-            call.fail(malformed)
-            raise malformed from error
-        call.received(message, len(data))
+            message = self._decoded(data)
+            call.received(message, len(data))
+        except Exception as error:
+            exchange.fail(call, error)
+            raise
         return message
+
+    def _decoded(self, data: bytes) -> Any:
+        try:
+            return self._codec.decode(data)
+        except Exception as error:  # a decoder may raise anything, and its text may quote the input
+            raise malformed_request() from error
 
 
 def _current_task() -> asyncio.Task[Any] | None:

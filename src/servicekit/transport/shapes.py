@@ -11,7 +11,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .threads import run_plain
+from .threads import run_plain, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,13 +45,7 @@ def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _generator(function: Callable[..., Any]) -> Behaviour:
     async def produce(request: Any, context: Context) -> None:
-        messages = function(request, context)
-        try:
-            async for message in messages:
-                await context.write(message)
-        finally:
-            # However this ends, the generator's own clean-up runs now, in this task, and not when it is collected.
-            await messages.aclose()
+        await write_all(function(request, context), context)
 
     return produce
 

@@ -5,6 +5,8 @@ Sources: google/rpc/status.proto and error_details.proto; gRFC A6 for ``grpc-ret
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,10 +18,11 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 
 from servicekit.errors import Code, Error
+from servicekit.metadata import check
 from servicekit.wire import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from google.protobuf.message import Message
 
@@ -28,12 +31,17 @@ if TYPE_CHECKING:
 DETAILS = "grpc-status-details-bin"
 PUSHBACK = "grpc-retry-pushback-ms"
 
-MAX_DETAILS = 6 * 1024
-"""Bytes of encoded details. Past 8 KiB of metadata a peer may, past 16 KiB it will, refuse the whole block, and the
-client sees RESOURCE_EXHAUSTED in the place of the real code."""
+MAX_DETAILS = 4608
+"""Bytes of encoded details: 6 KiB in base64. Past 8 KiB of metadata a peer may, past 16 KiB it will, refuse the whole
+block, and the client sees RESOURCE_EXHAUSTED in the place of the real code."""
 
 MAX_MESSAGE = 1024
-"""Characters of a status message: it travels percent-encoded, so it may triple."""
+"""Bytes of a status message as it travels, percent-encoded: what is not printable ASCII takes three for each byte."""
+
+MAX_DELAY = 2_147_483.0
+"""Seconds of ``retry_after``, some 24 days: what 32 bits of milliseconds hold."""
+
+log = logging.getLogger("servicekit")
 
 GRPC_CODES = {code: status for status in grpc.StatusCode for code in Code if code == status.value[0]}
 CODES = {status: code for code, status in GRPC_CODES.items()}
@@ -56,35 +64,95 @@ def code_from(code: object) -> Code:
 
 
 def status_of(error: Error, trailers: Metadata) -> Status:
-    """Return the status that tells a peer of ``error``, with the call's own trailers merged in.
+    """Return the status that tells a peer of ``error``, with the call's own trailers merged in. Never raises.
 
-    Details that would not fit are left out, last first; reason and retry_after stay.
+    Details that would not fit are left out, last first; reason and retry_after stay. So is what cannot be sent at all:
+    a mistake in an error must not hide its code.
     """
     pairs = list(trailers)
-    pairs.extend(pair for pair in error.trailers if pair not in pairs)
+    pairs.extend(pair for pair in error.trailers if pair not in pairs and _may_travel(*pair))
     present = {key for key, _ in pairs}
-    if error.retry_after is not None and PUSHBACK not in present:
-        pairs.append((PUSHBACK, str(round(error.retry_after * 1000)) if error.retry_after >= 0 else "-1"))
-    message = error.message if len(error.message) <= MAX_MESSAGE else error.message[: MAX_MESSAGE - 1] + "…"
-    if DETAILS not in present and (error.reason or error.details or error.retry_after is not None):
-        pairs.append((DETAILS, _rich(error, message)))
+    delay = _delay(error)
+    if delay is not None and PUSHBACK not in present:
+        pairs.append((PUSHBACK, str(round(delay * 1000)) if delay >= 0 else "-1"))
+    message = _shortened(error.message if isinstance(error.message, str) else str(error.message))
+    if DETAILS in present:  # the servicer's own, by abort_with_status
+        pairs = [(key, _trimmed(value) if key == DETAILS else value) for key, value in pairs]
+    elif error.reason or error.details or delay is not None:
+        pairs.append((DETAILS, _rich(error, message, delay)))
     return Status(code=error.code, message=message, trailers=tuple(pairs))
 
 
-def _rich(error: Error, message: str) -> bytes:
+def _may_travel(key: str, value: str | bytes) -> bool:
+    try:
+        check(key, value)
+    except (TypeError, ValueError) as error:
+        log.error("an error's trailing metadata was left out: %s", error)  # noqa: TRY400 - it names the key
+        return False
+    return True
+
+
+def _delay(error: Error) -> float | None:
+    delay = error.retry_after
+    return None if delay is None or math.isnan(delay) else max(-1.0, min(delay, MAX_DELAY))
+
+
+def _shortened(message: str) -> str:
+    text = message.encode(errors="replace").decode()  # a lone surrogate travels nowhere
+    room = MAX_MESSAGE
+    for index, character in enumerate(text):
+        room -= _width(character)
+        if room < 0:
+            room += _width(character)
+            while room < _width("…"):
+                index -= 1  # noqa: PLW2901 - back to where there is room for the mark
+                room += _width(text[index])
+            return text[:index] + "…"
+    return text
+
+
+def _width(character: str) -> int:
+    return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+
+
+def _rich(error: Error, message: str, delay: float | None) -> bytes:
     rich = RichStatus(code=int(error.code), message=message)
     if error.reason:
-        rich.details.add().Pack(ErrorInfo(reason=error.reason))
-    if error.retry_after is not None and error.retry_after >= 0:
-        delay = Duration()
-        delay.FromNanoseconds(round(error.retry_after * 1e9))
-        rich.details.add().Pack(RetryInfo(retry_delay=delay))
+        _add(rich, lambda: ErrorInfo(reason=error.reason))
+    if delay is not None and delay >= 0:
+        wait = Duration()
+        wait.FromNanoseconds(round(delay * 1e9))
+        _add(rich, lambda: RetryInfo(retry_delay=wait))
     for detail in error.details:
-        packed = AnyMessage()
-        packed.Pack(detail)
-        if rich.ByteSize() + packed.ByteSize() > MAX_DETAILS:
+        if not _add(rich, lambda: detail):  # noqa: B023 - called at once
             break
-        rich.details.append(packed)
+    return bytes(rich.SerializeToString())
+
+
+def _add(rich: RichStatus, make: Callable[[], Message]) -> bool:
+    packed = AnyMessage()
+    try:
+        packed.Pack(make())
+    except Exception:
+        log.exception("a detail of an error was left out")
+        return True
+    if rich.ByteSize() + packed.ByteSize() > MAX_DETAILS:
+        return False
+    rich.details.append(packed)
+    return True
+
+
+def _trimmed(value: str | bytes) -> bytes:
+    assert isinstance(value, bytes)  # noqa: S101 - metadata is checked where it is written
+    if len(value) <= MAX_DETAILS:
+        return value
+    try:
+        rich = RichStatus.FromString(value)
+    except DecodeError:
+        return b""
+    rich.message = _shortened(rich.message)
+    while rich.details and rich.ByteSize() > MAX_DETAILS:
+        rich.details.pop()
     return bytes(rich.SerializeToString())
 
 

@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from servicekit.call import Kind
 
     from .context import Context
+
+log = logging.getLogger("servicekit")
 
 
 def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None) -> Callable[[Any, Context], Any]:
@@ -30,7 +34,11 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
         loop = asyncio.get_running_loop()
         plain = PlainContext(context, loop)
         given = _Blocking(request, plain) if kind.request_streaming else request
-        in_thread = functools.partial(_in_thread, loop, threads, contextvars.copy_context())
+        variables = contextvars.copy_context()
+
+        def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+            return loop.run_in_executor(threads, functools.partial(variables.run, _guarded, function, *arguments))
+
         try:
             response = await in_thread(function, given, plain)
             if inspect.isawaitable(response):  # a plain wrapper around a coroutine function
@@ -40,33 +48,65 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
             if response is None:
                 return None
             if hasattr(response, "__aiter__"):
-                async for message in response:
-                    await context.write(message)
-                return None
-            iterator = iter(response)
-            while (message := await in_thread(next, iterator, _LAST)) is not _LAST:
-                await context.write(message)
+                await write_all(response, context)
+            else:
+                await _write_each(iter(response), context, in_thread)
         finally:
-            plain.over = True
-            for callback in plain.callbacks:
-                callback()
+            plain.finish()
         return None
 
     return run
 
 
 _LAST = object()
+InThread: TypeAlias = "Callable[..., asyncio.Future[Any]]"
 
 
-async def _in_thread(
-    loop: asyncio.AbstractEventLoop,
-    threads: Executor | None,
-    context: contextvars.Context,
-    function: Callable[..., Any],
-    *arguments: Any,
-) -> Any:
-    # StopIteration cannot pass through a future; next() is always given a default here.
-    return await loop.run_in_executor(threads, functools.partial(context.run, function, *arguments))
+async def write_all(messages: AsyncIterator[Any], context: Context) -> None:
+    """Write what an async generator of the servicer's yields."""
+    try:
+        async for message in messages:
+            await context.write(message)
+    finally:
+        # However this ends, the generator's own clean-up runs now, in this task, and not when it is collected.
+        close = getattr(messages, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _write_each(iterator: Iterator[Any], context: Context, in_thread: InThread) -> None:
+    """Write what a plain iterator of the servicer's yields, each step in a thread."""
+    close = getattr(iterator, "close", None)
+    over = False
+
+    def step() -> Any:
+        return _LAST if over else next(iterator, _LAST)
+
+    taking: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            # A step outlives a call that is cancelled: nobody can stop it, nor close a generator that it runs.
+            taking = in_thread(step)
+            message = await asyncio.shield(taking)
+            if message is _LAST:
+                return
+            await context.write(message)
+    finally:
+        over = True
+        if close is not None and taking is not None:
+            if taking.done():
+                await asyncio.shield(in_thread(close))  # a cancellation that comes only now must not prevent it
+            else:
+                taking.add_done_callback(lambda _: in_thread(close))
+
+
+def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        # It cannot pass through a future: asyncio refuses to set it, and whoever waits does so for ever.
+        message = "a plain function raised StopIteration"
+        raise RuntimeError(message) from error
 
 
 class PlainContext:
@@ -76,6 +116,7 @@ class PlainContext:
         """Stand for ``context``, whose coroutines run on ``loop``."""
         self._context = context
         self._loop = loop
+        self._thread = threading.get_ident()
         self.over = False
         self.callbacks: list[Callable[[], None]] = []
 
@@ -84,24 +125,30 @@ class PlainContext:
         return getattr(self._context, name)
 
     def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Return the coroutine's result, run on the loop. Raises AbortError when the call is over."""
+        """Return the coroutine's result, run on the loop. Raises AbortError when the call is over.
+
+        On the loop's own thread nobody may wait for it: there it is returned itself. A coroutine that was behind a
+        plain wrapper runs there, and awaits what it is given.
+        """
         if self.over:
             coroutine.close()
             message = "the call is over"
             raise grpc.aio.AbortError(message)
+        if threading.get_ident() == self._thread:
+            return coroutine
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> Any:
         """End the call with ``code``; raises AbortError."""
-        self.wait_for(self._context.abort(code, details, trailing_metadata))
+        return self.wait_for(self._context.abort(code, details, trailing_metadata))
 
-    def abort_with_status(self, status: grpc.Status) -> None:
+    def abort_with_status(self, status: grpc.Status) -> Any:
         """End the call with a status; raises AbortError."""
-        self.wait_for(self._context.abort_with_status(status))
+        return self.wait_for(self._context.abort_with_status(status))
 
-    def send_initial_metadata(self, initial_metadata: Any) -> None:
+    def send_initial_metadata(self, initial_metadata: Any) -> Any:
         """Send the initial metadata now."""
-        self.wait_for(self._context.send_initial_metadata(initial_metadata))
+        return self.wait_for(self._context.send_initial_metadata(initial_metadata))
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Run ``callback()`` when the servicer is done; returns False, without taking it, when it already is."""
@@ -110,17 +157,32 @@ class PlainContext:
         self.callbacks.append(callback)
         return True
 
+    def finish(self) -> None:
+        """Run the callbacks: the servicer is done."""
+        self.over = True
+        for callback in self.callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback at the end of %r failed", self._context.path[:200])
+
     def is_active(self) -> bool:
         """Return whether anybody still waits for the answer."""
         return not self.over and not self._context.done()
 
 
 class _Blocking:
-    """A stream of requests as a plain iterator, for a servicer in a thread."""
+    """A stream of requests as a plain iterator, for a servicer in a thread; async too, for one that was only wrapped."""
 
     def __init__(self, request: AsyncIterator[Any], context: PlainContext) -> None:
         self._request = request
         self._context = context
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._request
+
+    async def __anext__(self) -> Any:
+        return await anext(self._request)
 
     def __iter__(self) -> Iterator[Any]:
         return self

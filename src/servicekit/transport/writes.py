@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 
 class Writes:
-    """What ``write()`` was given and nobody has sent yet, one message at a time: an iterator that loses nothing."""
+    """What ``write()`` was given and nobody has sent yet, in order: an iterator that loses nothing."""
 
-    __slots__ = ("_closed", "_finished", "_more", "_sent", "_slot")
+    __slots__ = ("_closed", "_finished", "_more", "_sending", "_waiting")
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._slot: list[Any] = []
+        self._waiting: deque[tuple[Any, asyncio.Future[None]]] = deque()
+        self._sending: asyncio.Future[None] | None = None  # of the message that was taken last
+        self._more: asyncio.Future[None] | None = None  # what the taker waits for
         self._finished = False
         self._closed = False
-        self._sent: asyncio.Future[None] | None = None  # of the message that is being sent
-        self._more: asyncio.Future[None] | None = None  # what the taker waits for
 
     async def put(self, message: object) -> bool:
         """Hand over a message; returns True when the taker comes for the next one, False when the call is over.
 
-        Raises InvalidStateError after ``finish``.
+        One that is cancelled here before it was taken is not sent after all. Raises InvalidStateError after ``finish``.
         """
         if self._finished:
             why = "the RPC was half-closed by done_writing()"
             raise asyncio.InvalidStateError(why)
         if self._closed:
             return False
-        self._sent = asyncio.get_running_loop().create_future()
-        self._slot.append(message)
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, sent))
         self._wake()
-        try:
-            await self._sent
-        except asyncio.CancelledError:
-            self._slot.clear()  # a message that was not taken is not sent after all
-            raise
+        await sent
         return not self._closed
 
     def finish(self) -> None:
@@ -47,8 +44,15 @@ class Writes:
     def close(self) -> None:
         """Release whoever waits: the call is over."""
         self._closed = True
-        if self._sent is not None and not self._sent.done():
-            self._sent.set_result(None)
+        self._release()
+        while self._waiting:
+            _, self._sending = self._waiting.popleft()
+            self._release()
+
+    def _release(self) -> None:
+        if self._sending is not None and not self._sending.done():
+            self._sending.set_result(None)
+        self._sending = None
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
@@ -60,11 +64,14 @@ class Writes:
 
     async def __anext__(self) -> Any:
         """Return the next message; asking for it says that the one before is on its way."""
-        if self._sent is not None and not self._slot and not self._sent.done():
-            self._sent.set_result(None)
-        while not self._slot:
+        self._release()
+        while True:
+            while self._waiting:
+                message, sent = self._waiting.popleft()
+                if not sent.cancelled():
+                    self._sending = sent
+                    return message
             if self._finished:
                 raise StopAsyncIteration
             self._more = asyncio.get_running_loop().create_future()
             await self._more
-        return self._slot.pop()

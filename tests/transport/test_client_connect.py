@@ -1,0 +1,332 @@
+"""What ``connect`` passes on to grpcio, and what it refuses."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from servicekit import CallError, Server, Telemetry, client_interceptors, connect
+from servicekit.call import Kind
+from servicekit.endpoint import Chain, Message
+from servicekit.errors import By
+from servicekit.process.drain import Drain
+from servicekit.testing import pair
+from servicekit.testing.pair import Over
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
+
+from .clients import (
+    ANSWERS,
+    Context,
+    Untyped,
+    _nothing_is_left,  # noqa: F401 - a fixture for every test here
+    ask,
+    begin,
+    both,
+    echo,
+    every_kind,
+    stub_of,
+)
+
+
+def serve(address: str = "127.0.0.1:0", *, methods: dict[str, Any] | None = None, **settings: Untyped) -> Server:
+    """Return a server with nothing around its methods."""
+    given: dict[str, Any] = {"telemetry": Telemetry(log=None), "drain": Drain(delay=0.0, grace=0.0), "middleware": []}
+    server = Server(address, **(given | settings))
+    echo(**(methods or {}))(server)
+    return server
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port that is taken, and where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["srv", "etcd", "consul", "zk", "k8s"])
+async def test_a_registry_as_target(scheme: str) -> None:
+    """What cannot be resolved yet is one clear error, and no channel that never connects."""
+    with pytest.raises(ValueError, match=f"'{scheme}'.*not there yet.*host:port"):
+        connect(f"{scheme}://127.0.0.1/service")
+
+
+@pytest.mark.parametrize(("wire", "words"), [("native", "not there yet"), ("carrier-pigeon", "none of")])
+async def test_a_wire_that_is_not_there(wire: str, words: str) -> None:
+    """The same for wires, on both sides; the error names what was asked for."""
+    with pytest.raises(ValueError, match=f"{wire}.*{words}"):
+        connect("127.0.0.1:1", wire=wire)
+    with pytest.raises(ValueError, match=f"{wire}.*{words}"):
+        Server(wire=wire)
+
+
+async def test_a_middleware_that_is_none() -> None:
+    """What is no middleware is refused when the channel is made."""
+    not_one: Any = 5
+    with pytest.raises(TypeError, match="not 5"):
+        connect("127.0.0.1:1", middleware=[not_one])
+
+
+@every_kind
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///localhost:{}", "localhost:{}"])
+async def test_targets_that_core_resolves(form: str, kind: Kind) -> None:
+    """They go to core as they are."""
+    async with serve() as server:
+        port = server.addresses[0].rpartition(":")[2]
+        async with connect(form.format(port), middleware=[]) as channel:
+            assert await ask(channel, kind) == ANSWERS[kind]
+            assert form.format(port) in repr(channel)
+
+
+@every_kind
+async def test_a_unix_socket(kind: Kind, tmp_path: Path) -> None:
+    """A path of the file system, on both sides."""
+    address = f"unix:{tmp_path}/s"
+    async with serve(address), connect(address, middleware=[]) as channel:
+        assert await ask(channel, kind) == ANSWERS[kind]
+
+
+@every_kind
+async def test_a_dead_port(kind: Kind, dead_port: int) -> None:
+    """UNAVAILABLE at once, and known not to have been begun: it is safe to ask somebody else."""
+    async with connect(f"127.0.0.1:{dead_port}", middleware=[]) as channel:
+        with pytest.raises(CallError) as caught:
+            await ask(channel, kind)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not caught.value.error.begun
+        assert caught.value.error.by is By.LOCAL
+
+
+@every_kind
+async def test_wait_for_ready_waits_for_the_deadline(kind: Kind, dead_port: int) -> None:
+    """Asked to wait, a call to a dead port ends when its time is over."""
+    async with connect(f"127.0.0.1:{dead_port}", middleware=[]) as channel:
+        with pytest.raises(CallError) as caught:
+            await ask(channel, kind, wait_for_ready=True, timeout=0.05)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@every_kind
+async def test_wait_for_ready_waits_for_the_server(kind: Kind) -> None:
+    """The call that was made before the server was there is served by it."""
+    async with pair(echo()) as ends:
+        assert ends.network is not None
+        late = Server(
+            "memory:late",
+            wire=ends.network.listener(),
+            clock=ends.movable,
+            middleware=[],
+            telemetry=Telemetry(log=None),
+            drain=Drain(delay=0.0, grace=0.0),
+        )
+        echo()(late)
+        async with connect("late", wire=ends.network.wire("memory:late"), clock=ends.movable, middleware=[]) as channel:
+            call = begin(channel, kind, wait_for_ready=True)
+            await ends.clock.advance(1.0)
+            assert not call.done()
+            await late.start()
+            await ends.clock.advance(1.0)
+            assert await call.code() is grpc.StatusCode.OK if not kind.response_streaming else not call.done()
+            call.cancel()
+        await late.stop(0.0)
+
+
+@both
+async def test_a_message_that_is_too_large(over: Over) -> None:
+    """Over 4 MiB either way is RESOURCE_EXHAUSTED, and the connection goes on."""
+    big = bytes(4 * 1024 * 1024 + 1)
+
+    async def growing(request: EchoRequest, context: Context) -> EchoResponse:
+        return EchoResponse(payload=big)
+
+    async with pair(echo(Store=growing), over=over) as ends:
+        stub: Any = stub_of(ends.channel)
+        for method, request in ((stub.Echo, EchoRequest(payload=big)), (stub.Store, EchoRequest())):
+            with pytest.raises(CallError) as caught:
+                await method(request)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await ask(ends.channel, Kind.UNARY) == ["a"]
+
+
+async def test_options_go_to_core() -> None:
+    """A limit on messages given to ``connect`` is core's own."""
+    options = [("grpc.max_receive_message_length", 100)]
+    async with serve() as server, connect(server.addresses[0], middleware=[], options=options) as channel:
+        stub = stub_of(channel)
+        assert len((await stub.Echo(EchoRequest(payload=bytes(50)))).payload) == 50
+        with pytest.raises(CallError) as caught:
+            await stub.Echo(EchoRequest(payload=bytes(200)))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@every_kind
+@pytest.mark.parametrize("place", ["channel", "call"])
+async def test_compression(place: str, kind: Kind) -> None:
+    """Asked for on the channel or for one call, messages arrive as they were sent."""
+    gzip = grpc.Compression.Gzip
+    settings: dict[str, Any] = {"compression": gzip} if place == "channel" else {}
+    async with serve(compression=gzip) as server, connect(server.addresses[0], middleware=[], **settings) as channel:
+        extra = {"compression": gzip} if place == "call" else {}
+        assert await ask(channel, kind, **extra) == ANSWERS[kind]
+        text = "a" * 100_000
+        assert (await stub_of(channel).Echo(EchoRequest(text=text), **extra)).text == text
+
+
+@every_kind
+async def test_grpc_aios_own_interceptors(kind: Kind) -> None:
+    """They stand inside of the chain, on bytes, and see every kind of call: streams of requests as streams."""
+    seen: list[type] = []
+
+    async def looking(request: Message, call: Untyped, next: Untyped, /) -> Untyped:  # noqa: A002 - the term
+        seen.append(type(request))
+        call.metadata.add("looked", "yes")
+        return await next(request, call)
+
+    arrived: list[Any] = []
+
+    async def noting(request: Message, call: Untyped, next: Untyped, /) -> Untyped:  # noqa: A002 - the term
+        arrived.append(call.metadata.get("looked"))
+        return await next(request, call)
+
+    async with serve(middleware=[noting]) as server:
+        inside = client_interceptors([looking])
+        async with connect(server.addresses[0], middleware=[], interceptors=inside) as channel:
+            assert await ask(channel, kind) == ANSWERS[kind]
+    assert arrived == ["yes"]
+    assert len(seen) == 1
+
+
+@dataclass
+class Identity:
+    """A self-signed certificate, which is its own authority."""
+
+    key: bytes
+    certificate: bytes
+
+
+def identity(name: str) -> Identity:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        certificate.public_bytes(serialization.Encoding.PEM),
+    )
+
+
+@pytest.fixture(scope="module")
+def server_identity() -> Identity:
+    return identity("server.test")
+
+
+@pytest.fixture(scope="module")
+def client_identity() -> Identity:
+    return identity("client.test")
+
+
+@every_kind
+async def test_tls(kind: Kind, server_identity: Identity) -> None:
+    """Credentials go to core on both sides; who does not trust the server, or speaks no TLS, is not served."""
+    server_credentials = grpc.ssl_server_credentials([(server_identity.key, server_identity.certificate)])
+    trusting = grpc.ssl_channel_credentials(server_identity.certificate)
+    async with serve(credentials=server_credentials) as server:
+        async with connect(server.addresses[0], middleware=[], credentials=trusting) as channel:
+            assert await ask(channel, kind) == ANSWERS[kind]
+        async with connect(server.addresses[0], middleware=[]) as channel:
+            with pytest.raises(CallError) as caught:
+                await ask(channel, kind)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_mutual_tls(server_identity: Identity, client_identity: Identity) -> None:
+    """The client's certificate is what the servicer finds in its context."""
+    seen: list[Any] = []
+
+    async def looking(request: Message, context: Context) -> EchoResponse:
+        seen.append((context.auth_context(), context.peer_identities(), context.peer_identity_key()))
+        return EchoResponse()
+
+    server_credentials = grpc.ssl_server_credentials(
+        [(server_identity.key, server_identity.certificate)], client_identity.certificate, require_client_auth=True
+    )
+    credentials = grpc.ssl_channel_credentials(
+        server_identity.certificate, client_identity.key, client_identity.certificate
+    )
+    async with serve(methods={"Echo": looking}, credentials=server_credentials) as server:
+        async with connect(server.addresses[0], middleware=[], credentials=credentials) as channel:
+            await stub_of(channel).Echo(EchoRequest())
+        anonymous = grpc.ssl_channel_credentials(server_identity.certificate)
+        async with connect(server.addresses[0], middleware=[], credentials=anonymous) as channel:
+            with pytest.raises(CallError) as caught:
+                await stub_of(channel).Echo(EchoRequest())
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    ((properties, identities, key),) = seen
+    assert properties["x509_common_name"] == [b"client.test"]
+    assert properties["transport_security_type"] == [b"ssl"]
+    assert key == "x509_subject_alternative_name"
+    assert b"client.test" in identities
+
+
+@every_kind
+async def test_call_credentials(kind: Kind, server_identity: Identity) -> None:
+    """A token given with one call arrives as its metadata; the next call has none."""
+    seen: list[Any] = []
+
+    async def noting(request: Message, call: Untyped, next: Untyped, /) -> Untyped:  # noqa: A002 - the term
+        seen.append(call.metadata.get("authorization"))
+        return await next(request, call)
+
+    server_credentials = grpc.ssl_server_credentials([(server_identity.key, server_identity.certificate)])
+    trusting = grpc.ssl_channel_credentials(server_identity.certificate)
+    async with (
+        serve(credentials=server_credentials, middleware=[noting]) as server,
+        connect(server.addresses[0], middleware=[], credentials=trusting) as channel,
+    ):
+        token = grpc.access_token_call_credentials("secret")
+        assert await ask(channel, kind, credentials=token) == ANSWERS[kind]
+        assert await ask(channel, kind) == ANSWERS[kind]
+    assert seen == ["Bearer secret", None]
+
+
+@both
+async def test_connectivity(over: Over) -> None:
+    """A channel says whether it is there, as grpc.aio's does."""
+    async with pair(echo(), over=over) as ends:
+        channel = ends.connect()
+        await channel.channel_ready()
+        assert channel.get_state() is grpc.ChannelConnectivity.READY
+        await channel.close()
+        assert channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_the_standard_chain_is_the_default() -> None:
+    """No list of middleware means the standard one; an empty list means none."""
+    async with connect("127.0.0.1:1", telemetry=Telemetry(log=None)) as channel:
+        assert "RequestId" in repr(channel)
+        assert "Deadline" in repr(channel)
+    async with connect("127.0.0.1:1", middleware=[]) as channel:
+        assert repr(Chain(())) in repr(channel)

@@ -1,0 +1,387 @@
+"""How a server goes: nothing that was begun is lost, nothing new is begun, and nobody holds it up for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from servicekit import BindError, Call, Drain, Endpoint, Exit, Kind, Message, Server, Telemetry, connect
+from servicekit.memory import MemoryNetwork
+from servicekit.testing import Pair, pair
+from servicekit.testing.pair import Over
+from servicekit.testing.v1.echo_pb2 import ChatRequest, ChatResponse, EchoRequest, EchoResponse
+from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
+from servicekit.wire import Listener
+
+from .servers import KINDS, OVER, Log, answer_of, answered, ask, health_of, method, passing, service, serving, until
+
+Grpc = grpc.StatusCode
+NOW = Drain(delay=0.0, grace=0.0)
+THREE_MB = 3 * 1024 * 1024
+
+
+class Gate:
+    """A servicer that waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.waiting = 0
+
+    async def echo(self, request: EchoRequest, _context: object) -> EchoResponse:
+        self.waiting += 1
+        await self.open.wait()
+        return EchoResponse(text=request.text)
+
+
+async def nothing(_: object) -> None:
+    pass
+
+
+async def gone(ends: Pair, seconds: float = 0.0) -> Exit:
+    """Drain, letting time pass as it must."""
+    return await passing(ends, seconds, answered(ends.server.drain()))
+
+
+@pytest.mark.parametrize("how", ["drain", "stop"])
+async def test_no_reply_is_lost_that_was_on_its_way(how: str) -> None:
+    """Forty replies of 3 MB are in flight when the server goes, and forty arrive.
+
+    A handler that has returned is no proof that its reply is out: a count that is kept there loses some of them.
+    """
+    gate = Gate()
+
+    async def echo(request: EchoRequest, context: object) -> EchoResponse:
+        await gate.echo(request, context)
+        return EchoResponse(payload=bytes(THREE_MB))
+
+    async with pair(service(Echo=echo), over="socket", drain=Drain(delay=0.0, grace=20.0)) as ends:
+        asking = [asyncio.ensure_future(ask(ends.channel, patience=20.0)) for _ in range(40)]
+        await until(lambda: gate.waiting == 40)
+        going = asyncio.ensure_future(ends.server.drain() if how == "drain" else ends.server.stop(20.0))
+        gate.open.set()
+        answers = await asyncio.gather(*asking)
+        assert await going in {Exit.DRAINED, None}
+    assert [answer.code for answer in answers] == [Grpc.OK] * 40
+    assert {len(answer.messages[0].payload) for answer in answers} == {THREE_MB}
+
+
+@OVER
+@KINDS
+async def test_a_call_counts_until_its_wire_says_that_it_is_over(over: Over, kind: Kind) -> None:
+    """Not until its handler has returned, nor until the chain around it has."""
+    counted: list[int] = []
+    ends: Pair
+
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        try:
+            return await next(request, call)
+        finally:
+            counted.append(ends.server.in_flight)
+
+    async with pair(serving(kind, method(kind, nothing)), over=over, middleware=[link]) as ends:
+        assert ends.server.in_flight == 0
+        assert (await ask(ends.channel, kind)).code is Grpc.OK
+        await until(lambda: ends.server.in_flight == 0)
+    assert counted == [1]
+
+
+@OVER
+@KINDS
+async def test_a_call_that_was_cancelled_counts_no_longer(over: Over, kind: Kind) -> None:
+    """However a call ends, it is not waited for afterwards."""
+    begun = asyncio.Event()
+
+    async def work(_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with pair(serving(kind, method(kind, work)), over=over) as ends:
+        answer = asyncio.ensure_future(ask(ends.channel, kind, timeout=0.1))
+        await begun.wait()
+        assert ends.server.in_flight == 1
+        if ends.over == "memory":
+            await ends.clock.advance(0.1)
+        await answer
+        await until(lambda: ends.server.in_flight == 0)
+
+
+async def status_of(ends: Pair, name: str = "") -> object:
+    response = await health_of(ends.channel).Check(HealthCheckRequest(service=name))
+    return response.status
+
+
+async def test_a_server_says_so_before_it_goes() -> None:
+    """First health says NOT_SERVING, of every service, while calls are still taken; then none is taken any more."""
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        return EchoResponse()
+
+    async with pair(service(Echo=echo), drain=Drain(delay=5.0, grace=20.0)) as ends:
+        assert await status_of(ends) == HealthCheckResponse.SERVING
+        assert not ends.server.draining.is_set()
+        going = asyncio.ensure_future(ends.server.drain())
+        await ends.clock.advance(0.0)
+        assert ends.server.draining.is_set()
+        for name in ("", "servicekit.testing.v1.EchoService"):
+            assert await status_of(ends, name) == HealthCheckResponse.NOT_SERVING
+        await ends.clock.advance(4.9)
+        assert (await ask(ends.channel)).code is Grpc.OK
+        assert not going.done()
+        await ends.clock.advance(0.1)
+        assert (await ask(ends.channel)).code is Grpc.UNAVAILABLE
+        assert await going is Exit.DRAINED
+
+
+async def test_a_server_on_a_socket_goes_in_the_same_order() -> None:
+    """Serving while it says that it will not be, and then not there."""
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        return EchoResponse()
+
+    async with pair(service(Echo=echo), over="socket", drain=Drain(delay=0.2, grace=1.0)) as ends:
+        watch = health_of(ends.channel).Watch(HealthCheckRequest())
+        assert (await answered(watch.read())).status == HealthCheckResponse.SERVING
+        going = asyncio.ensure_future(ends.server.drain())
+        assert (await answered(watch.read())).status == HealthCheckResponse.NOT_SERVING
+        assert (await ask(ends.channel)).code is Grpc.OK
+        assert await answered(going) is Exit.DRAINED
+        assert (await ask(ends.channel)).code is Grpc.UNAVAILABLE
+
+
+@OVER
+async def test_a_watch_does_not_hold_the_drain_up(over: Over) -> None:
+    """Health's ``Watch`` never ends by itself: it is told, it is ended, and it is not waited for."""
+    async with pair(service(), over=over, drain=Drain(delay=0.1, grace=20.0)) as ends:
+        watch = health_of(ends.channel).Watch(HealthCheckRequest())
+        assert (await answered(watch.read())).status == HealthCheckResponse.SERVING
+        assert ends.server.in_flight == 0
+        assert await gone(ends, 0.1) is Exit.DRAINED
+        rest = await answered(answer_of(watch, Kind.SERVER_STREAM))
+    assert rest.code is Grpc.UNAVAILABLE
+    assert [message.status for message in rest.messages] == [HealthCheckResponse.NOT_SERVING]
+
+
+@OVER
+@KINDS
+async def test_a_call_under_way_may_finish(over: Over, kind: Kind) -> None:
+    """Within the grace it ends as if nothing had been, and the server has drained."""
+    gate = Gate()
+
+    async def work(context: object) -> None:
+        await gate.echo(EchoRequest(), context)
+
+    async with pair(serving(kind, method(kind, work)), over=over, drain=Drain(delay=0.0, grace=10.0)) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel, kind))
+        await until(lambda: gate.waiting)
+        going = asyncio.ensure_future(ends.server.drain())
+        await until(ends.server.draining.is_set)
+        if ends.over == "memory":
+            await ends.clock.advance(9.0)
+        assert not going.done()
+        gate.open.set()
+        assert (await asking).code is Grpc.OK
+        assert await answered(going) is Exit.DRAINED
+
+
+@OVER
+@KINDS
+async def test_a_call_that_does_not_finish_is_told_and_abandoned(
+    over: Over, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the grace is over it ends with UNAVAILABLE, is counted in the log, and shows in the exit code."""
+    log = Log(caplog)
+    begun = asyncio.Event()
+
+    async def work(_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    settings: dict[str, Any] = {"drain": Drain(delay=0.0, grace=0.1), "telemetry": log.telemetry}
+    async with pair(serving(kind, method(kind, work)), over=over, **settings) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel, kind))
+        await begun.wait()
+        assert await gone(ends, 0.1) is Exit.ABANDONED
+        answer = await asking
+    assert (answer.code, answer.details) == (Grpc.UNAVAILABLE, "the server is shutting down")
+    stopped = [json.loads(line) for line in log.stream.getvalue().splitlines() if '"stopped"' in line]
+    assert [line["abandoned"] for line in stopped] == [1]
+
+
+@OVER
+async def test_a_servicer_that_will_not_end_does_not_hold_the_drain_up(over: Over) -> None:
+    """It swallows every cancellation: its client is answered, and the server goes without it."""
+    begun = asyncio.Event()
+    release = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        begun.set()
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        ended.set()
+        return EchoResponse()
+
+    drain = Drain(delay=0.0, grace=0.05, flush=0.3)
+    async with pair(service(Echo=echo), over=over, drain=drain) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel))
+        await begun.wait()
+        try:
+            assert await gone(ends, 5.0) is Exit.ABANDONED
+            assert (await asking).code is Grpc.UNAVAILABLE
+        finally:
+            release.set()
+            await ended.wait()
+
+
+@OVER
+async def test_draining_twice_is_draining_once(over: Over) -> None:
+    """Every caller gets the same answer, during and after it; ``stop`` and ``async with`` join in."""
+    gate = Gate()
+    async with pair(service(Echo=gate.echo), over=over, drain=Drain(delay=0.0, grace=0.05)) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel))
+        await until(lambda: gate.waiting)
+        first, second = (asyncio.ensure_future(ends.server.drain()) for _ in range(2))
+        third = asyncio.ensure_future(ends.server.stop(0.0))
+        if ends.over == "memory":
+            await ends.clock.advance(0.05)
+        assert await answered(asyncio.wait_for(first, 1.0)) is Exit.ABANDONED
+        assert await second is Exit.ABANDONED
+        await third
+        assert await ends.server.drain() is Exit.ABANDONED
+        assert (await asking).code is Grpc.UNAVAILABLE
+        assert not await ends.server.wait_for_termination()
+
+
+@OVER
+async def test_whoever_gives_up_waiting_does_not_stop_the_drain(over: Over) -> None:
+    """A caller of ``drain`` that is cancelled leaves; the server goes on going."""
+    gate = Gate()
+    async with pair(service(Echo=gate.echo), over=over, drain=Drain(delay=0.0, grace=10.0)) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel))
+        await until(lambda: gate.waiting)
+        going = asyncio.ensure_future(ends.server.drain())
+        await until(ends.server.draining.is_set)
+        going.cancel()
+        await asyncio.wait([going])
+        assert going.cancelled()
+        gate.open.set()
+        assert (await asking).code is Grpc.OK
+        assert await gone(ends) is Exit.DRAINED
+
+
+@OVER
+async def test_what_streams_for_long_may_look_at_the_drain(over: Over) -> None:
+    """``server.draining`` is how a stream without an end hears that it should come to one."""
+    server: list[Server] = []
+
+    async def chat(request: Message, _context: object) -> AsyncIterator[ChatResponse]:
+        yield ChatResponse(text="here")
+        await server[0].draining.wait()
+        yield ChatResponse(text="bye")
+
+    async with pair(server.append, service(Chat=chat), over=over, drain=Drain(delay=0.0, grace=10.0)) as ends:
+        call = EchoServiceStub(ends.channel).Chat()
+        await call.write(ChatRequest())
+        assert await answered(call.read()) == ChatResponse(text="here")
+        assert await gone(ends) is Exit.DRAINED
+        rest = await answered(answer_of(call, Kind.BIDI_STREAM))
+    assert (rest.code, rest.messages) == (Grpc.OK, [ChatResponse(text="bye")])
+
+
+async def test_a_server_starts_once() -> None:
+    """A second start, also after the end, raises."""
+    async with pair(service()) as ends:
+        with pytest.raises(RuntimeError, match="starts once"):
+            await ends.server.start()
+    with pytest.raises(RuntimeError, match="starts once"):
+        await ends.server.start()
+
+
+def plain_server(*addresses: str, wire: str | Listener = "grpcio") -> Server:
+    return Server(list(addresses), telemetry=Telemetry(log=None), drain=NOW, wire=wire)
+
+
+async def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
+    """Two servers on one port: by default grpc lets them share it, and each gets half of the traffic."""
+    async with plain_server("127.0.0.1:0") as first:
+        (address,) = first.addresses
+        second = plain_server(address)
+        with pytest.raises(BindError, match=address):
+            await second.start()
+        await second.stop(0)
+    async with plain_server(address) as third:
+        assert third.addresses == (address,)
+
+
+async def test_a_name_that_is_taken_is_an_error_that_names_it() -> None:
+    """The same in memory."""
+    network = MemoryNetwork()
+    async with plain_server("memory:here", wire=network.listener()):
+        with pytest.raises(BindError, match="memory:here"):
+            await plain_server("memory:here", wire=network.listener()).start()
+
+
+async def test_an_address_of_another_machine_is_an_error_that_names_it() -> None:
+    """What cannot be bound shows at the start."""
+    server = plain_server("192.0.2.1:0")
+    with pytest.raises(BindError, match=r"192\.0\.2\.1:0"):
+        await server.start()
+    await server.stop(0)
+
+
+async def test_a_start_that_failed_half_way_leaves_nothing_behind() -> None:
+    """When the second address is taken, the first one is free again: after ``async with`` and after ``stop``."""
+    async with plain_server("127.0.0.1:0") as taken, plain_server("127.0.0.1:0") as spare:
+        (free,) = spare.addresses
+        await spare.stop(0)
+        with pytest.raises(BindError):
+            async with plain_server(free, taken.addresses[0]):
+                pass
+        async with plain_server(free) as again:
+            assert again.addresses == (free,)
+
+
+async def test_a_server_without_an_address_says_so() -> None:
+    """There is no default port to be surprised by."""
+    server = plain_server()
+    with pytest.raises(ValueError, match="no address"):
+        await server.start()
+    await server.stop(0)
+
+
+async def test_a_server_that_never_started_can_be_stopped() -> None:
+    """Whatever failed before, the way out is the same."""
+    await plain_server("127.0.0.1:0").stop(0)
+    assert await plain_server("127.0.0.1:0").drain() is Exit.DRAINED
+
+
+async def test_a_server_on_several_addresses_serves_on_all() -> None:
+    """And lets go of all."""
+    network = MemoryNetwork()
+    server = plain_server("memory:a", "memory:b", wire=network.listener())
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        return EchoResponse()
+
+    service(Echo=echo)(server)
+    async with server:
+        for address in server.addresses:
+            async with connect(address, middleware=[], wire=network.wire(address)) as channel:
+                assert (await ask(channel)).code is Grpc.OK
+    async with plain_server("memory:a", "memory:b", wire=network.listener()):
+        pass
+
+
+@pytest.mark.parametrize("times", [{"delay": -1.0}, {"grace": float("nan")}, {"flush": "2"}])
+def test_times_that_cannot_pass_are_refused(times: dict[str, Any]) -> None:
+    """A wrong setting fails where it is written, naming the value."""
+    with pytest.raises(ValueError, match=next(iter(times))):
+        Drain(**times)
