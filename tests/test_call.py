@@ -19,6 +19,7 @@ from servicekit.call import (
 from servicekit.clock import MovableClock
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.wire import Security
 
 METHOD = Method(service="pkg.Service", name="Do", kind=Kind.BIDI_STREAM)
 
@@ -33,6 +34,9 @@ class Noting:
         self.sent: list[tuple[Call, object]] = []
         self.limits: list[float | None] = []
         self.stopped: list[Call] = []
+
+    def security(self) -> Security:
+        return Security()
 
     async def send(self, call: Call, message: object) -> None:
         self.sent.append((call, message))

@@ -9,6 +9,7 @@ from servicekit.clock import MovableClock
 from servicekit.endpoint import Chain, Endpoint, Message, Middleware, chain, only
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.wire import Security
 
 ENCRYPT = Method(service="encryption.v1.Encryption", name="Encrypt", kind=Kind.UNARY)
 DECRYPT = Method(service="encryption.v1.Encryption", name="Decrypt", kind=Kind.UNARY)
@@ -18,6 +19,9 @@ CHECK = Method(service="grpc.health.v1.Health", name="Check", kind=Kind.UNARY)
 class NoWire:
     committed = False
     draining = None
+
+    def security(self) -> Security:
+        return Security()
 
     async def send(self, call: Call, message: object) -> None:
         raise NotImplementedError

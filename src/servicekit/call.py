@@ -129,7 +129,7 @@ class Call:
     was asked for, also where the method is unknown. ``deadline`` is in the seconds of ``clock``. ``state`` is the
     call's own dictionary, shared by all attempts.
 
-    What belongs to one attempt (metadata, hooks, failure, ``instance``) is apart from what belongs to the call:
+    What belongs to one attempt (metadata, hooks, failure, ``instance``, ``tried``) is apart from what belongs to the call:
     whoever calls ``next`` more than once passes ``call.fork()``.
     """
 
@@ -156,6 +156,7 @@ class Call:
         "started",
         "state",
         "trailers",
+        "tried",
         "used",
     )
 
@@ -187,6 +188,7 @@ class Call:
         self.trailers = Metadata()
         self.failure: Exception | None = None
         self.instance: str | None = None
+        self.tried: tuple[str, ...] = ()  # instances of earlier attempts: the next one had better go elsewhere
         self.attempt = 0
         self.origin: Call | None = None
         self.over = False
@@ -265,7 +267,7 @@ class Call:
         root.attempt += 1  # on the call itself this counts its attempts
         attempt.attempt = root.attempt
         attempt.origin = self
-        attempt.state = self.state
+        attempt.state, attempt.tried = self.state, self.tried
         attempt.headers, attempt.trailers = self.headers.copy(), self.trailers.copy()
         for hook in self._on_received:
             attempt.on_received(hook)

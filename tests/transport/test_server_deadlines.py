@@ -220,13 +220,13 @@ async def test_a_cancellation_is_told_from_a_deadline(
         stub: Any = EchoServiceStub(ends.channel)
         begin = getattr(stub, NAMES[kind])
         call = begin(
-            iter(()) if kind.request_streaming else REQUESTS[kind](), timeout=0.1 if end == "deadline" else 60.0
+            iter(()) if kind.request_streaming else REQUESTS[kind](), timeout=0.05 if end == "deadline" else 60.0
         )
         await answered(begun.wait())
         if end == "cancel":
             call.cancel()
         elif ends.over == "memory":
-            await ends.clock.advance(0.1)
+            await ends.clock.advance(0.05)
         seen = await answered(call.code())
         await until(lambda: log.lines)
     expected = {"cancel": Code.CANCELLED, "deadline": Code.DEADLINE_EXCEEDED}[end]

@@ -103,7 +103,7 @@ async def test_a_call_that_was_cancelled_counts_no_longer(over: Over, kind: Kind
         await asyncio.Event().wait()
 
     async with pair(serving(kind, method(kind, work)), over=over) as ends:
-        answer = asyncio.ensure_future(ask(ends.channel, kind, timeout=0.1))
+        answer = asyncio.ensure_future(ask(ends.channel, kind, timeout=0.05))
         await begun.wait()
         assert ends.server.in_flight == 1
         if ends.over == "memory":
@@ -203,11 +203,11 @@ async def test_a_call_that_does_not_finish_is_told_and_abandoned(
         begun.set()
         await asyncio.Event().wait()
 
-    settings: dict[str, Any] = {"drain": Drain(delay=0.0, grace=0.1), "telemetry": log.telemetry}
+    settings: dict[str, Any] = {"drain": Drain(delay=0.0, grace=0.05), "telemetry": log.telemetry}
     async with pair(serving(kind, method(kind, work)), over=over, **settings) as ends:
         asking = asyncio.ensure_future(ask(ends.channel, kind))
         await begun.wait()
-        assert await gone(ends, 0.1) is Exit.ABANDONED
+        assert await gone(ends, 0.05) is Exit.ABANDONED
         answer = await asking
     assert (answer.code, answer.details) == (Grpc.UNAVAILABLE, "the server is shutting down")
     stopped = [json.loads(line) for line in log.stream.getvalue().splitlines() if '"stopped"' in line]

@@ -67,6 +67,7 @@ async def from_a_group(_: object) -> None:
         await child
 
 
+TWO_KINDS = pytest.mark.parametrize("kind", [Kind.UNARY, Kind.BIDI_STREAM])
 STRAYS = pytest.mark.parametrize("stray", [raised, from_a_child, from_a_group])
 
 
@@ -298,19 +299,19 @@ async def test_a_deadline_ends_a_write_that_waits_for_the_reader(
 
     async def limited(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         if whose == "server":
-            call.limit(call.clock.time() + 0.2)
+            call.limit(call.clock.time() + 0.1)
         return await next(request, call)
 
     chain = [*standard(log.telemetry), limited]
     async with pair(serving(kind, pouring), over=over, middleware=chain) as ends:
         stub = EchoServiceStub(ends.channel)
-        timeout = 0.2 if whose == "client" else None
+        timeout = 0.1 if whose == "client" else None
         call = (
             stub.Expand(ExpandRequest(), timeout=timeout)
             if kind is Kind.SERVER_STREAM
             else stub.Chat(iter(()), timeout=timeout)
         )
-        await passing(ends, 0.2, answered(left.wait()))
+        await passing(ends, 0.1, answered(left.wait()))
         answer = await passing(ends, 0.0, answered(answer_of(call, kind)))
     assert answer.code is Code.DEADLINE_EXCEEDED
     assert log.line["code"] == "DEADLINE_EXCEEDED"
@@ -353,7 +354,7 @@ async def test_a_bracket_held_open_by_a_generator_ends_the_call(over: Over, kind
 
 
 @OVER
-@KINDS
+@TWO_KINDS
 async def test_a_servicer_that_swallows_its_deadline_is_answered_for(
     over: Over, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,7 +384,7 @@ async def test_a_servicer_that_swallows_its_deadline_is_answered_for(
 
 
 @OVER
-@KINDS
+@TWO_KINDS
 async def test_a_servicer_that_goes_on_after_its_abort_is_answered_for(
     over: Over, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -476,7 +477,7 @@ async def test_a_servicer_that_writes_to_nobody_does_not_hold_the_loop(over: Ove
 
 
 @OVER
-@KINDS
+@TWO_KINDS
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 async def test_what_a_servicer_answers_after_the_end_is_not_what_is_logged(
     over: Over, kind: Kind, how: str, caplog: pytest.LogCaptureFixture
@@ -492,7 +493,7 @@ async def test_what_a_servicer_answers_after_the_end_is_not_what_is_logged(
 
     async with pair(serving(kind, method(kind, swallowing)), over=over, middleware=standard(log.telemetry)) as ends:
         if how == "deadline":
-            answer = await passing(ends, 0.1, ask(ends.channel, kind, timeout=0.1))
+            answer = await passing(ends, 0.05, ask(ends.channel, kind, timeout=0.05))
             assert answer.code is Code.DEADLINE_EXCEEDED
         else:
             stub: Any = EchoServiceStub(ends.channel)

@@ -393,7 +393,7 @@ class _Exchange:
     def fail(self, call: Call, error: Exception) -> None:
         """Make ``error`` how ``call`` ends. The client hears of it soon, also while the servicer still cleans up."""
         call.fail(error)
-        if self._overdue is None:
+        if self._overdue is None and call.origin is None:  # a link that made a fork may have another attempt in mind
             clock = call.clock
             self._overdue = clock.call_at(clock.time() + LAST_WORD, lambda: self._insist(call))
 
