@@ -42,7 +42,9 @@ class Middleware(Protocol):
     """``async (request, call, next) -> response``: what stands around an endpoint, ``next`` being that endpoint.
 
     It may refuse (raise Error), answer by itself, wrap the request, or call ``next`` again with ``call.fork()``. A
-    function will do, and so will an object with such a ``__call__``.
+    function will do, and so will an object with such a ``__call__``. One that never changes a message, in place or by
+    putting another one there, may say so with an attribute ``keeps_messages = True``, which spares large responses a
+    second encoding.
     """
 
     def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Awaitable[Message]:  # noqa: A002 - the term

@@ -27,7 +27,8 @@ class Metadata:
 
     def __init__(self, pairs: Iterable[tuple[str, str | bytes]] = ()) -> None:
         """Take ``pairs`` unchecked: they came from the wire or from another Metadata."""
-        self._pairs = list(pairs)
+        # Most are only read: what is a tuple stays one until somebody writes.
+        self._pairs: list[tuple[str, str | bytes]] | Pairs = pairs if isinstance(pairs, tuple) else list(pairs)
 
     @classmethod
     def checked(cls, pairs: Iterable[tuple[str, str | bytes]]) -> Metadata:
@@ -40,12 +41,17 @@ class Metadata:
     def add(self, key: str, value: str | bytes) -> None:
         """Append one entry; earlier ones of the same key stay. Raises ValueError or TypeError, naming the key."""
         check(key, value)
-        self._pairs.append((key, value))
+        self._append(key, value)
 
     def set(self, key: str, value: str | bytes) -> None:
         """Put one entry in the place of all of the same key. Raises ValueError or TypeError, naming the key."""
         check(key, value)
         self.remove(key)
+        self._append(key, value)
+
+    def _append(self, key: str, value: str | bytes) -> None:
+        if isinstance(self._pairs, tuple):
+            self._pairs = list(self._pairs)
         self._pairs.append((key, value))
 
     def remove(self, key: str) -> None:
@@ -80,7 +86,7 @@ class Metadata:
 
     def copy(self) -> Metadata:
         """Return an independent copy."""
-        return Metadata(self._pairs)
+        return Metadata(tuple(self._pairs))
 
     def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
         """Iterate over (key, value)."""
@@ -96,7 +102,7 @@ class Metadata:
 
     def __eq__(self, other: object) -> bool:
         """Return whether the other holds the same entries in the same order."""
-        return isinstance(other, Metadata) and self._pairs == other._pairs
+        return isinstance(other, Metadata) and self.pairs() == other.pairs()
 
     __hash__ = None  # type: ignore[assignment]  # mutable; object declares it callable
 

@@ -17,7 +17,7 @@ from .transport.health import Health
 from .transport.host import Host
 from .transport.methods import AUXILIARY
 from .transport.router import Router
-from .transport.serving import Serving
+from .transport.shared import Serving
 from .wires import listener_of
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from .errors import By, Code, Error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from .call import Kind
     from .metadata import Pairs
@@ -42,7 +42,6 @@ class BindError(OSError):
 # writes to one after it was made.
 
 
-@dataclass(slots=True, kw_only=True)
 class Head:
     """What opens an RPC.
 
@@ -50,13 +49,36 @@ class Head:
     them: ``wait_for_ready`` None means the wire's default, ``credentials`` and ``compression`` are grpcio's objects.
     """
 
-    path: str
-    metadata: Pairs = ()
-    peer: str = ""
-    deadline: float | None = None
     wait_for_ready: bool | None = None
     credentials: object = None
     compression: object = None
+
+    def __init__(  # noqa: PLR0913 - a record, of keywords
+        self,
+        *,
+        path: str,
+        metadata: Pairs = (),
+        peer: str = "",
+        deadline: float | None = None,
+        wait_for_ready: bool | None = None,
+        credentials: object = None,
+        compression: object = None,
+    ) -> None:
+        """Hold what is given."""
+        self.path = path
+        self.metadata = metadata
+        self.peer = peer
+        self.deadline = deadline
+        if wait_for_ready is not None:
+            self.wait_for_ready = wait_for_ready
+        if credentials is not None:
+            self.credentials = credentials
+        if compression is not None:
+            self.compression = compression
+
+    def __repr__(self) -> str:
+        """Return path, peer and deadline; never metadata."""
+        return f"Head({self.path!r}, peer={self.peer!r}, deadline={self.deadline!r})"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -182,7 +204,7 @@ class Incoming(Protocol):
         """Compress the messages from here on with ``encoding`` ("gzip", "deflate"), or none with None, where known."""
 
 
-Serve: TypeAlias = "Callable[[Incoming], Awaitable[None]]"
+Serve: TypeAlias = "Callable[[Incoming], Coroutine[Any, Any, None]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

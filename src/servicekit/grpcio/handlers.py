@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,6 @@ from servicekit.wire import Incoming, Route, Status
 from .incoming import GrpcioIncoming
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from servicekit.clock import Clock
@@ -39,11 +39,11 @@ def handler_for(
     RPC before it is served.
     """
     path: str = details.method
-    serve, kind = route.serve, route.kind
+    serve, kind, loop = route.serve, route.kind, asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set() if serving is None else serving
 
     def incoming(context: Any, data: bytes | None) -> GrpcioIncoming:
-        opened = GrpcioIncoming(context, data, path, context.invocation_metadata(), clock)
+        opened = GrpcioIncoming(context, data, path, context.invocation_metadata(), clock, loop)
         if began is not None:
             began(opened)
         return opened

@@ -41,23 +41,25 @@ _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
 class GrpcioIncoming:
     """An Incoming over a servicer context of grpc.aio, whichever server that belongs to."""
 
-    __slots__ = (
-        "_callbacks",
-        "_compressing",
-        "_context",
-        "_decided",
-        "_half_closed",
-        "_plain",
-        "_reading",
-        "_reply",
-        "_started",
-        "_status",
-        "_writing",
-        "data",
-        "head",
-    )
+    # Defaults of the class: most RPCs never set most of these.
+    _reply: bytes | None = None
+    _status: Status | None = None  # what finish() was first called with
+    _started = False  # headers are on their way
+    _compressing = False
+    _plain = False
+    _reading: Kept[Any] | None = None
+    _writing: Kept[None] | None = None
+    _callbacks: tuple[Callable[[], None], ...] = ()
 
-    def __init__(self, context: Any, data: bytes | None, path: str, metadata: Pairs, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, for every RPC
+        self,
+        context: Any,
+        data: bytes | None,
+        path: str,
+        metadata: Pairs,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         """Take the context of an RPC whose handler has just begun; ``data`` is None where requests are a stream."""
         remaining = context.time_remaining()
         self.head = Head(
@@ -67,17 +69,10 @@ class GrpcioIncoming:
             deadline=None if remaining is None else clock.time() + remaining,
         )
         self.data = data
-        self._reply: bytes | None = None
         self._context: Any = context  # None once it is over for core, which frees the call then
-        self._status: Status | None = None  # what finish() was first called with
-        self._decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # cancelled at a reset
+        self._loop = loop  # given, for to ask for it is a system call (until Python 3.12)
+        self._decided: asyncio.Future[None] = loop.create_future()  # cancelled at a reset
         self._half_closed = data is not None
-        self._started = False  # headers are on their way
-        self._compressing = False
-        self._plain = False
-        self._reading: Kept[Any] | None = None
-        self._writing: Kept[None] | None = None
-        self._callbacks: list[Callable[[], None]] = []
         context.add_done_callback(self._end)
 
     async def receive(self) -> Received:
@@ -117,8 +112,14 @@ class GrpcioIncoming:
         if self._plain:
             self._context.disable_next_message_compression()
         self._started = True
-        self._writing = Kept(self._context.write(data))
-        await self._written()
+        self._writing = writing = Kept(self._context.write(data))
+        try:  # as _written, which would be one more coroutine to go through for every message
+            await writing
+        except grpc.aio.BaseError:
+            self._writing = None
+            raise Ended from None
+        if self._writing is writing:
+            self._writing = None
 
     async def finish(self, status: Status, data: bytes | None = None) -> None:
         """End the RPC; the first call wins. Core is told in the loop's next turn, after what is still being sent."""
@@ -132,7 +133,7 @@ class GrpcioIncoming:
         if self._context is None:
             callback()
         else:
-            self._callbacks.append(callback)
+            self._callbacks = (*self._callbacks, callback)
 
     def security(self) -> Security:
         """Return what core's auth context says of the peer; nothing once the RPC is over."""
@@ -157,9 +158,9 @@ class GrpcioIncoming:
 
         ``answers`` says that OK needs a response in ``finish``.
         """
-        task = asyncio.ensure_future(serve(self))
+        task = self._loop.create_task(serve(self))
+        self._running = serving
         serving.add(task)
-        task.add_done_callback(serving.discard)
         task.add_done_callback(self._served)
         try:
             await self._decided
@@ -170,9 +171,10 @@ class GrpcioIncoming:
         try:
             return await self._answer(answers=answers)
         finally:
-            for kept in (self._reading, self._writing):
-                if kept is not None:
-                    kept.drop()
+            if self._reading is not None:
+                self._reading.drop()
+            if self._writing is not None:
+                self._writing.drop()
 
     async def _answer(self, *, answers: bool) -> bytes | None:
         status = self._status or _UNFINISHED
@@ -197,6 +199,7 @@ class GrpcioIncoming:
         return self._reply
 
     def _served(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not (isinstance(error, Ended) and self._decided.done()):
             _LOGGER.error("%s left the wire's serving task with an exception", self.head.path, exc_info=error)
@@ -241,4 +244,4 @@ class GrpcioIncoming:
                 callback()
             except Exception:
                 _LOGGER.exception("a callback at the end of %s failed", self.head.path)
-        self._callbacks.clear()
+        self._callbacks = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import ClassVar
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -22,6 +23,8 @@ class Recovery:
 
     For the server: on a client it would also hide what the caller's own request iterator raised.
     """
+
+    keeps_messages: ClassVar[bool] = True
 
     __slots__ = ("errors",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
@@ -23,6 +24,8 @@ class RequestId:
     the trailing metadata. On the client the caller's own is taken, else that of the call being served, else a new one
     is made; it is sent along. A new one is 26 random hex digits: a name, not a secret.
     """
+
+    keeps_messages: ClassVar[bool] = True
 
     header: str = "x-request-id"
 

@@ -16,7 +16,7 @@ from .requests import Reader
 from .status import GRPC_CODES, as_tuple, code_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from servicekit.call import Call
     from servicekit.wire import Incoming
@@ -37,6 +37,9 @@ class Carrier(Protocol):
 
     incoming: Incoming
 
+    async def send(self, call: Call, message: object) -> None:
+        """Send one response message; returns when more is welcome."""
+
     def send_headers(self, call: Call) -> None:
         """Send the initial metadata now. Raises RuntimeError when it is out already."""
 
@@ -54,18 +57,20 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
     ``abort(StatusCode.OK)``, which leaves clients of grpc.aio waiting for ever, is an INTERNAL error.
     """
 
+    # Defaults of the class: most servicers never touch them.
+    _code: Any = None
+    _details = ""
+    _done: tuple[Callable[[], None], ...] = ()
+    _awaited = False
+    _ended = False
+    _final = False
+
     def __init__(self, call: Call, exchange: Carrier, request: Reader | None) -> None:
         """Stand for ``call``; ``request`` is where ``read()`` reads from, None for a unary request."""
         self._call = call
         self._exchange = exchange
         self._incoming = exchange.incoming
         self._request = request
-        self._code: Any = None
-        self._details = ""
-        self._done: list[Callable[[], None]] = []
-        self._awaited = False
-        self._ended = False
-        self._final = False
 
     @property
     def path(self) -> str:
@@ -78,9 +83,9 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
             return grpc.aio.EOF
         return await anext(self._request, grpc.aio.EOF)
 
-    async def write(self, message: Any) -> None:
-        """Send one response message; returns when more is welcome."""
-        await self._call.send(message)
+    def write(self, message: Any) -> Coroutine[Any, Any, None]:
+        """Send one response message; to be awaited, returns when more is welcome."""
+        return self._exchange.send(self._call, message)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """Send the initial metadata, and what middleware added to it, now. Raises RuntimeError the second time."""
@@ -176,7 +181,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         It runs in the context that it was added in, so that ``current_call()`` is there. One that raises is logged,
         and keeps no other from running.
         """
-        self._done.append(functools.partial(contextvars.copy_context().run, callback, self))
+        self._done = (*self._done, functools.partial(contextvars.copy_context().run, callback, self))
         if self._ended:
             self._run_done()
         elif not self._awaited:
@@ -185,7 +190,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
 
     def _run_done(self) -> None:
         self._ended = True
-        callbacks, self._done = self._done, []
+        callbacks, self._done = self._done, ()
         for callback in callbacks:
             try:
                 callback()

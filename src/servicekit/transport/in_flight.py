@@ -6,13 +6,11 @@ A handler that has returned is no proof that its reply is out: a server that dra
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from servicekit.call import Call
     from servicekit.errors import Error
-    from servicekit.wire import Incoming
 
 
 class InFlight:
@@ -30,14 +28,13 @@ class InFlight:
         """Return how many calls are under way, auxiliary ones not counted."""
         return len(self._calls)
 
-    def enter(self, call: Call, incoming: Incoming) -> None:
-        """Count ``call`` until ``incoming`` has ended."""
-        calls = self._auxiliary if call.method.auxiliary else self._calls
-        calls.add(call)
-        incoming.on_end(functools.partial(self._leave, calls, call))
+    def enter(self, call: Call) -> None:
+        """Count ``call``, until ``leave``."""
+        (self._auxiliary if call.method.auxiliary else self._calls).add(call)
 
-    def _leave(self, calls: set[Call], call: Call) -> None:
-        calls.discard(call)
+    def leave(self, call: Call) -> None:
+        """Count ``call`` no longer: the wire has ended it."""
+        (self._auxiliary if call.method.auxiliary else self._calls).discard(call)
         if self._idle is not None and not self._calls:
             self._idle.set()
 

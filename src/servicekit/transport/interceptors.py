@@ -25,7 +25,7 @@ from .continuation import ContinuationWire
 from .exchange import Options, Sender
 from .methods import describe
 from .router import MOST_ROUTES, failing_handler, handler_of, unknown_handler
-from .serving import Serving
+from .shared import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

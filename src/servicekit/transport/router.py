@@ -12,8 +12,9 @@ from servicekit.errors import Code, Error
 from .codec import Codec
 from .methods import UNKNOWN, describe
 from .requests import each
-from .serving import Handler, Serving
+from .serving import Handler
 from .shapes import Behaviour, behaviour
+from .shared import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
