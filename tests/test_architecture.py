@@ -15,7 +15,20 @@ PACKAGE = SRC / "servicekit"
 
 FLOORS: list[set[str]] = [
     {"errors", "metadata", "clock", "call", "wire"},
-    {"endpoint", "telemetry", "mapping", "inherit", "verdict"},
+    {
+        "endpoint",
+        "telemetry",
+        "instruments",
+        "metrics",
+        "mapping",
+        "inherit",
+        "verdict",
+        "principal",
+        "refreshed",
+        "policy",
+        "report",
+        "loop_lag",
+    },
     {"middleware", "discovery", "http2"},
     {"grpcio", "native", "memory", "balance"},
     {"transport"},
@@ -64,7 +77,7 @@ def imports_of(name: str, path: Path) -> list[Import]:
         for statement in branch.body
         for node in ast.walk(statement)
     }
-    found = []
+    found: list[Import] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]

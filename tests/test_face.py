@@ -8,13 +8,13 @@ import servicekit
 import servicekit.testing
 
 FACE = """
-AccessLog(telemetry, *, auxiliary)
+AccessLog(telemetry, *, auxiliary, success_ratio, slow)
 BindError
 Call
 CallError(error, *, inherited)
 Clock
 Code
-Deadline(*, default, cap)
+Deadline(*, default, cap, doomed)
 Drain(*, delay, grace, flush)
 Endpoint
 Error(code, message, *, reason, details, retry_after, begun, by, refused, headers, trailers)
@@ -30,7 +30,7 @@ Server(address, *, middleware, errors, telemetry, drain, credentials, intercepto
 health, reflection, wire, clock)
 Side
 SystemClock()
-Telemetry(*, log, level, stream, clock)
+Telemetry(*, log, traces, metrics, level, stream, clock, old_names)
 chain(*middleware)
 client_interceptors(middleware, *, clock)
 connect(target, *, middleware, telemetry, credentials, interceptors, options, compression, wire, clock)
@@ -39,7 +39,7 @@ detached()
 only(match, middleware)
 server_interceptor(middleware, *, errors, threads, clock)
 standard(telemetry, *, errors)
-standard_client(telemetry)
+standard_client(telemetry, *, target)
 """
 
 NOT_CALLED = {

@@ -96,7 +96,7 @@ def test_the_order_is_the_one_that_is_made() -> None:
         row.strip("| ").split("|")
         for row in re.findall(r"^\|[^-].*\|$", README.split("### The order")[1], re.MULTILINE)
     ]
-    telemetry = Telemetry(log="json")
+    telemetry = Telemetry(log="json", traces="auto", metrics="prometheus")
     for column, made in ((0, standard(telemetry)), (1, standard_client(telemetry))):
         cells = [row[column].strip() for row in rows[1:12] if len(row) > column]
         marked = [cell.split(" *")[0].replace(" ", "") for cell in cells if " *" in cell]

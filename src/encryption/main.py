@@ -19,7 +19,7 @@ from encryption.keys import Keyring
 from encryption.service import EncryptionService
 from encryption.servicer import ERRORS, EncryptionServicer
 from encryption.v1.encryption_pb2_grpc import add_EncryptionServiceServicer_to_server
-from servicekit import Exit, Server, Telemetry, standard
+from servicekit import Exit, Server, Telemetry, middleware, standard
 
 _PORT_MAX: Final = 65535
 
@@ -39,7 +39,8 @@ async def main() -> None:
     async with EncryptionService(keyring) as service:
         server = Server(
             address,
-            middleware=[*standard(telemetry)],  # what every call should have; your own links go after it
+            # What every call should have, then the rules of the proto; your own links go after them.
+            middleware=[*standard(telemetry), middleware.Validation()],
             errors=ERRORS,
             telemetry=telemetry,
         )

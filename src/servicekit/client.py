@@ -8,6 +8,7 @@ from .clock import SystemClock
 from .endpoint import chain
 from .middleware import standard_client
 from .telemetry import Telemetry
+from .transport import otel
 from .transport.channel import Channel
 from .wires import wire_to
 
@@ -44,7 +45,8 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
     an event loop runs. Raises ValueError for a target whose scheme this version cannot resolve.
     """
     clock = clock if clock is not None else SystemClock()
-    links = chain(*(standard_client(telemetry or Telemetry()) if middleware is None else middleware))
+    links = chain(*(standard_client(telemetry or Telemetry(), target=target) if middleware is None else middleware))
+    links, interceptors = otel.on_client(links, interceptors)
     over = wire_to(
         target,
         wire,

@@ -13,6 +13,7 @@ from .middleware import standard
 from .process import signals
 from .process.drain import Drain, Exit
 from .telemetry import Telemetry
+from .transport import otel
 from .transport.health import Health
 from .transport.host import Host
 from .transport.methods import AUXILIARY
@@ -74,6 +75,7 @@ class Server(Host):
         self._times = drain if drain is not None else Drain()
         mapping = ErrorMapping(errors)
         links = chain(*(standard(telemetry, errors=mapping) if middleware is None else middleware))
+        links, interceptors = otel.on_server(links, interceptors)
         self._serving = Serving(links=links, errors=mapping, clock=self._clock)
         super().__init__(
             Router(self._serving, interceptors=interceptors, threads=threads),

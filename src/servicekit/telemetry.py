@@ -1,14 +1,15 @@
-"""What observers write to: for now a logger; a tracer and metrics will stand beside it.
+"""What observers write to: a logger, a tracer, and a provider of metrics.
 
-Passed to whoever observes, never global: nothing here reads or changes structlog's configuration. A line is rendered
-once, by orjson, and leaves in one write. A log that cannot be written is counted and otherwise ignored, because a
-full disk or a closed pipe must not fail a call.
+Passed to whoever observes, never global: nothing here reads or changes structlog's configuration, nor OpenTelemetry's.
+A line is rendered once, by orjson, and leaves in one write. A log that cannot be written is counted and otherwise
+ignored, because a full disk or a closed pipe must not fail a call.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,13 +17,18 @@ from typing import IO, Final, Literal, Protocol, TypeAlias, get_args
 
 import orjson
 import structlog
+from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .clock import Clock, SystemClock
+from .instruments import Provider
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Format: TypeAlias = Literal["json", "console", "auto"]
 Write: TypeAlias = "Callable[..., object]"
+
+_KINDS: Final = ("counter", "gauge", "histogram")
+_OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 """The levels, the least important one first."""
@@ -55,20 +61,32 @@ class Telemetry:
     output by default; those below ``level`` ("info" by default) are not made. A logger of your own writes where it
     wants, but ``level`` holds for what observers give it. ``clock`` is what observers measure their own time with.
 
-    Raises ValueError or TypeError for a setting that is none of these, naming it.
+    ``traces`` is a TracerProvider or a Tracer of OpenTelemetry, "auto" (the global provider as it is when this is made,
+    or the one that is set later if none is yet), or None: no spans (the default). ``metrics`` is "prometheus" (a
+    ``PrometheusMetrics`` with a registry of its own), a Provider, or None: no figures (the default). What happens to be
+    installed decides nothing.
+
+    ``old_names`` has observers use the names that OpenTelemetry's RPC conventions gave up beside the current ones; None
+    asks the environment, once, as every instrumentation does: whether OTEL_SEMCONV_STABILITY_OPT_IN has "rpc/dup".
+
+    Raises ValueError or TypeError for a setting that is none of these, naming it; ImportError, naming the extra, where
+    it is not installed.
     """
 
-    __slots__ = ("_sink", "clock", "level", "log", "logger")
+    __slots__ = ("_said", "_sink", "clock", "level", "log", "logger", "metrics", "old_names", "tracer")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords with defaults: three things to write to, and how each of them is written
         self,
         *,
         log: Format | Logger | None = "auto",
+        traces: trace.TracerProvider | trace.Tracer | Literal["auto"] | None = None,
+        metrics: Provider | Literal["prometheus"] | None = None,
         level: Level = "info",
         stream: IO[str] | IO[bytes] | None = None,
         clock: Clock | None = None,
+        old_names: bool | None = None,
     ) -> None:
-        """Make the logger."""
+        """Make the logger, and find the others."""
         if level not in LEVELS:
             msg = f"level={level!r} is none of {', '.join(LEVELS)}"
             raise ValueError(msg)
@@ -85,6 +103,10 @@ class Telemetry:
         self.level: Final[Level] = level
         self.logger: Final[Logger] = _logger(log, level, self._sink)
         self.clock: Final[Clock] = SystemClock() if clock is None else clock
+        self.tracer: Final[trace.Tracer | None] = _tracer(traces)
+        self.metrics: Final[Provider | None] = _provider(metrics)
+        self.old_names: Final = _opted_in() if old_names is None else old_names
+        self._said: set[str] = set()
 
     def at(self, level: Level) -> Write | None:
         """Return what writes a line of ``level``, called as ``write(event, **fields)``, or None when nobody wants it.
@@ -96,6 +118,12 @@ class Telemetry:
         write: Write = getattr(self.logger, level)
         return write
 
+    def once(self, event: str, /, **fields: object) -> None:
+        """Write a line of level "info", the first time that ``event`` is told here; later ones say nothing new."""
+        if event not in self._said:
+            self._said.add(event)
+            self.logger.info(event, **fields)
+
     @property
     def lost(self) -> int:
         """How many lines could not be written to the stream."""
@@ -103,7 +131,45 @@ class Telemetry:
 
     def __repr__(self) -> str:
         """Return the settings as they came out."""
-        return f"Telemetry(log={self.log!r}, level={self.level!r})"
+        more = "" if self.tracer is None else f", traces={type(self.tracer).__name__}"
+        more += "" if self.metrics is None else f", metrics={self.metrics!r}"
+        return f"Telemetry(log={self.log!r}, level={self.level!r}{more})"
+
+
+def recording() -> trace.SpanContext | None:
+    """Return what names the span that the running task is in, while it is recorded; else None."""
+    span = trace.get_current_span()
+    return span.get_span_context() if span.is_recording() else None
+
+
+def _opted_in() -> bool:
+    words = os.environ.get(_OPT_IN, "").split(",")
+    return any(word.strip() == "rpc/dup" for word in words)
+
+
+def _tracer(traces: trace.TracerProvider | trace.Tracer | str | None) -> trace.Tracer | None:
+    if traces is None or isinstance(traces, trace.Tracer):
+        return traces
+    if traces == "auto":
+        traces = trace.get_tracer_provider()
+    if not isinstance(traces, trace.TracerProvider):
+        msg = f"traces={traces!r} is no TracerProvider or Tracer of OpenTelemetry, 'auto' or None"
+        raise TypeError(msg)
+    return traces.get_tracer("servicekit")
+
+
+def _provider(metrics: Provider | str | None) -> Provider | None:
+    if metrics == "prometheus":
+        from .metrics.prometheus import PrometheusMetrics  # noqa: PLC0415 - an extra: imported by who asks for it
+
+        return PrometheusMetrics()
+    if isinstance(metrics, str):
+        msg = f"metrics={metrics!r} is none of 'prometheus', None, or a provider"
+        raise ValueError(msg)  # noqa: TRY004 - a word of the right type, and none of those that there are
+    if metrics is not None and not all(callable(getattr(metrics, kind, None)) for kind in _KINDS):
+        msg = f"metrics={metrics!r} is no provider of metrics: it has no counter(), gauge() or histogram()"
+        raise TypeError(msg)
+    return metrics
 
 
 class _Sink:

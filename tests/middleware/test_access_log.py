@@ -7,16 +7,18 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from servicekit.call import Call, Kind, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message, chain, only
 from servicekit.errors import By, Code, Error
-from servicekit.middleware import AccessLog, Recovery, RequestId
+from servicekit.middleware import AccessLog, Recovery, RequestId, Tracing
 from servicekit.telemetry import Level, Telemetry
 from servicekit.testing import make_call, run, scripted, sends, waits
 
 from .probes import Log
+from .spans import Spans, ids
 
 CANARY = "canary-" + "51c0"
 
@@ -383,6 +385,98 @@ async def test_only_some_methods() -> None:
     assert len(log.lines) == 1
 
 
+async def test_a_recorded_span_is_named() -> None:
+    """While a span is recorded the line has its trace and span; of one that is not sampled it says nothing."""
+    for sampled in (True, False):
+        log, spans = Log(), Spans() if sampled else Spans(ALWAYS_OFF)
+        await run([Tracing(spans.telemetry), AccessLog(log.telemetry)], scripted("ok"), "hi", make_call())
+        line = log.line
+        if sampled:
+            assert line["trace_id"] == f"{ids(spans.one).trace_id:032x}"
+            assert line["span_id"] == f"{ids(spans.one).span_id:016x}"
+        else:
+            assert not {"trace_id", "span_id"} & line.keys()
+
+
+async def test_few_of_the_calls_that_went_well() -> None:
+    """``success_ratio`` of them have a line, drawn by the clock; of the others every one."""
+    log, clock = Log(), MovableClock()
+    link = AccessLog(log.telemetry, success_ratio=0.1)
+    for _ in range(1000):
+        await run(link, scripted("ok"), "hi", make_call(clock=clock))
+    assert 70 <= len(log.lines) <= 130
+    before = len(log.lines)
+    for code in (Code.NOT_FOUND, Code.INTERNAL):
+        for _ in range(20):
+            with pytest.raises(Error):
+                await run(link, scripted(Error(code)), "hi", make_call(clock=clock))
+    assert len(log.lines) == before + 40
+
+
+async def test_none_or_all_of_the_calls_that_went_well() -> None:
+    """0.0 leaves all of them out, 1.0 none."""
+    for ratio, count in ((0.0, 0), (1.0, 50)):
+        log = Log()
+        for _ in range(50):
+            await run(AccessLog(log.telemetry, success_ratio=ratio), scripted("ok"), "hi", make_call())
+        assert len(log.lines) == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "seconds", "level"),
+    [
+        (Kind.UNARY, Code.OK, 1.0, "warning"),
+        (Kind.CLIENT_STREAM, Code.OK, 1.5, "warning"),
+        (Kind.UNARY, Code.NOT_FOUND, 1.0, "warning"),
+        (Kind.UNARY, Code.INTERNAL, 1.0, "error"),
+        (Kind.UNARY, Code.OK, 0.9, None),
+        (Kind.UNARY, Code.NOT_FOUND, 0.9, "info"),
+        (Kind.SERVER_STREAM, Code.OK, 60.0, None),
+        (Kind.BIDI_STREAM, Code.NOT_FOUND, 60.0, "info"),
+    ],
+)
+async def test_a_slow_call(kind: Kind, code: Code, seconds: float, level: Level | None) -> None:
+    """One that took ``slow`` seconds has a line, marked, at "warning" at least; streams of responses may last."""
+    log, clock = Log(), MovableClock()
+    link = AccessLog(log.telemetry, slow=1.0, success_ratio=0.0)
+    outcome = waits(seconds, sends() if kind.response_streaming else "ok")
+    if code is not Code.OK:
+        outcome = waits(seconds, Error(code))
+    request = ["hi"] if kind.request_streaming else "hi"
+    running = asyncio.create_task(run(link, scripted(outcome), request, make_call(kind=kind, clock=clock)))
+    await clock.advance(seconds)
+    await asyncio.gather(running, return_exceptions=True)
+    assert [line["level"] for line in log.lines] == ([] if level is None else [level])
+    slow = seconds >= 1.0 and not kind.response_streaming
+    assert ["slow" in line for line in log.lines] == ([] if level is None else [slow])
+
+
+async def test_health_is_never_slow() -> None:
+    """The server's own methods stay at their level, however long they took."""
+    log, clock = Log(), MovableClock()
+    link = AccessLog(log.telemetry, slow=1.0)
+    running = asyncio.create_task(run(link, scripted(waits(9.0, "ok")), "hi", make_call(clock=clock, auxiliary=True)))
+    await clock.advance(9.0)
+    await running
+    assert (log.line["level"], "slow" in log.line) == ("debug", False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"success_ratio": 1.1}, "success_ratio=1.1"),
+        ({"success_ratio": -0.1}, "success_ratio=-0.1"),
+        ({"success_ratio": float("nan")}, "success_ratio=nan"),
+        ({"slow": 0}, "slow=0"),
+        ({"slow": float("inf")}, "slow=inf"),
+    ],
+)
+def test_refuses_what_is_no_share_or_time(settings: dict[str, float], named: str) -> None:
+    """A wrong figure is refused where it is written, by name."""
+    with pytest.raises(ValueError, match=named):
+        AccessLog(Log().telemetry, **settings)  # type: ignore[arg-type]  # not the level
+
+
 def test_refuses_a_level_that_does_not_exist() -> None:
     """A wrong level is refused where it is written, by name."""
     with pytest.raises(ValueError, match="auxiliary='trace'"):
@@ -391,5 +485,6 @@ def test_refuses_a_level_that_does_not_exist() -> None:
 
 def test_repr() -> None:
     """The settings can be read in a chain's repr."""
-    text = "AccessLog(telemetry=Telemetry(log='json', level='debug'), auxiliary='debug')"
+    text = "AccessLog(telemetry=Telemetry(log='json', level='debug'), auxiliary='debug', "
+    text += "success_ratio=1.0, slow=None)"
     assert repr(AccessLog(Log().telemetry)) == text

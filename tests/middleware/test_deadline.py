@@ -181,7 +181,10 @@ async def test_a_nearer_one_outside_stays() -> None:
 def test_refuses_what_is_no_time(setting: str, value: float) -> None:
     """A wrong time is refused where it is written, naming setting and value."""
     with pytest.raises((ValueError, TypeError), match=f"{setting}={value!r}"):
-        Deadline(**{setting: value})
+        if setting == "default":
+            Deadline(default=value)
+        else:
+            Deadline(cap=value)
 
 
 def test_refuses_a_default_above_the_cap() -> None:

@@ -22,29 +22,46 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65ncryption/v1/encryption.proto\x12\rencryption.v1\"\x7f\n\x0e\x45ncryptRequest\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x17\n\x04text\x18\x03 \x01(\tB\x03\x80\x01\x01R\x04text\x12\x18\n\x07\x63ontext\x18\x04 \x01(\x0cR\x07\x63ontextB\x08\n\x06secret\"-\n\x0f\x45ncryptResponse\x12\x1a\n\x08\x65nvelope\x18\x01 \x01(\tR\x08\x65nvelope\"\x82\x01\n\x0e\x44\x65\x63ryptRequest\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x1a\n\x08\x65nvelope\x18\x03 \x01(\tR\x08\x65nvelope\x12\x18\n\x07\x63ontext\x18\x04 \x01(\x0cR\x07\x63ontextB\x08\n\x06secret\"*\n\x0f\x44\x65\x63ryptResponse\x12\x17\n\x04text\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04text\"j\n\x12\x45ncryptStreamStart\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x18\n\x07\x63ontext\x18\x03 \x01(\x0cR\x07\x63ontextB\x08\n\x06secret\"v\n\x14\x45ncryptStreamRequest\x12\x39\n\x05start\x18\x01 \x01(\x0b\x32!.encryption.v1.EncryptStreamStartH\x00R\x05start\x12\x1b\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01H\x00R\x05\x63hunkB\x06\n\x04part\"-\n\x15\x45ncryptStreamResponse\x12\x14\n\x05\x63hunk\x18\x01 \x01(\x0cR\x05\x63hunk\"j\n\x12\x44\x65\x63ryptStreamStart\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x18\n\x07\x63ontext\x18\x03 \x01(\x0cR\x07\x63ontextB\x08\n\x06secret\"q\n\x14\x44\x65\x63ryptStreamRequest\x12\x39\n\x05start\x18\x01 \x01(\x0b\x32!.encryption.v1.DecryptStreamStartH\x00R\x05start\x12\x16\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00R\x05\x63hunkB\x06\n\x04part\"2\n\x15\x44\x65\x63ryptStreamResponse\x12\x19\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01R\x05\x63hunk2\xfb\x02\n\x11\x45ncryptionService\x12M\n\x07\x45ncrypt\x12\x1d.encryption.v1.EncryptRequest\x1a\x1e.encryption.v1.EncryptResponse\"\x03\x90\x02\x01\x12M\n\x07\x44\x65\x63rypt\x12\x1d.encryption.v1.DecryptRequest\x1a\x1e.encryption.v1.DecryptResponse\"\x03\x90\x02\x01\x12\x63\n\rEncryptStream\x12#.encryption.v1.EncryptStreamRequest\x1a$.encryption.v1.EncryptStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12\x63\n\rDecryptStream\x12#.encryption.v1.DecryptStreamRequest\x1a$.encryption.v1.DecryptStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65ncryption/v1/encryption.proto\x12\rencryption.v1\x1a\x1b\x62uf/validate/validate.proto\"\x9a\x01\n\x0e\x45ncryptRequest\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12 \n\x04text\x18\x03 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04(\x80\x80@R\x04text\x12#\n\x07\x63ontext\x18\x04 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x07\x63ontextB\x0f\n\x06secret\x12\x05\xbaH\x02\x08\x01\"-\n\x0f\x45ncryptResponse\x12\x1a\n\x08\x65nvelope\x18\x01 \x01(\tR\x08\x65nvelope\"\x89\x01\n\x0e\x44\x65\x63ryptRequest\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x1a\n\x08\x65nvelope\x18\x03 \x01(\tR\x08\x65nvelope\x12\x18\n\x07\x63ontext\x18\x04 \x01(\x0cR\x07\x63ontextB\x0f\n\x06secret\x12\x05\xbaH\x02\x08\x01\"*\n\x0f\x44\x65\x63ryptResponse\x12\x17\n\x04text\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04text\"|\n\x12\x45ncryptStreamStart\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12#\n\x07\x63ontext\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x07\x63ontextB\x0f\n\x06secret\x12\x05\xbaH\x02\x08\x01\"\x86\x01\n\x14\x45ncryptStreamRequest\x12\x39\n\x05start\x18\x01 \x01(\x0b\x32!.encryption.v1.EncryptStreamStartH\x00R\x05start\x12$\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x0c\x80\x01\x01\xbaH\x06z\x04\x18\x80\x80\x04H\x00R\x05\x63hunkB\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"-\n\x15\x45ncryptStreamResponse\x12\x14\n\x05\x63hunk\x18\x01 \x01(\x0cR\x05\x63hunk\"q\n\x12\x44\x65\x63ryptStreamStart\x12\x17\n\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03key\x12\x17\n\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x12\x18\n\x07\x63ontext\x18\x03 \x01(\x0cR\x07\x63ontextB\x0f\n\x06secret\x12\x05\xbaH\x02\x08\x01\"x\n\x14\x44\x65\x63ryptStreamRequest\x12\x39\n\x05start\x18\x01 \x01(\x0b\x32!.encryption.v1.DecryptStreamStartH\x00R\x05start\x12\x16\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00R\x05\x63hunkB\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"2\n\x15\x44\x65\x63ryptStreamResponse\x12\x19\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01R\x05\x63hunk2\xfb\x02\n\x11\x45ncryptionService\x12M\n\x07\x45ncrypt\x12\x1d.encryption.v1.EncryptRequest\x1a\x1e.encryption.v1.EncryptResponse\"\x03\x90\x02\x01\x12M\n\x07\x44\x65\x63rypt\x12\x1d.encryption.v1.DecryptRequest\x1a\x1e.encryption.v1.DecryptResponse\"\x03\x90\x02\x01\x12\x63\n\rEncryptStream\x12#.encryption.v1.EncryptStreamRequest\x1a$.encryption.v1.EncryptStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12\x63\n\rDecryptStream\x12#.encryption.v1.DecryptStreamRequest\x1a$.encryption.v1.DecryptStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'encryption.v1.encryption_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ENCRYPTREQUEST'].oneofs_by_name['secret']._loaded_options = None
+  _globals['_ENCRYPTREQUEST'].oneofs_by_name['secret']._serialized_options = b'\272H\002\010\001'
   _globals['_ENCRYPTREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_ENCRYPTREQUEST'].fields_by_name['key']._serialized_options = b'\200\001\001'
   _globals['_ENCRYPTREQUEST'].fields_by_name['text']._loaded_options = None
-  _globals['_ENCRYPTREQUEST'].fields_by_name['text']._serialized_options = b'\200\001\001'
+  _globals['_ENCRYPTREQUEST'].fields_by_name['text']._serialized_options = b'\200\001\001\272H\006r\004(\200\200@'
+  _globals['_ENCRYPTREQUEST'].fields_by_name['context']._loaded_options = None
+  _globals['_ENCRYPTREQUEST'].fields_by_name['context']._serialized_options = b'\272H\006z\004\030\200\200\004'
+  _globals['_DECRYPTREQUEST'].oneofs_by_name['secret']._loaded_options = None
+  _globals['_DECRYPTREQUEST'].oneofs_by_name['secret']._serialized_options = b'\272H\002\010\001'
   _globals['_DECRYPTREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_DECRYPTREQUEST'].fields_by_name['key']._serialized_options = b'\200\001\001'
   _globals['_DECRYPTRESPONSE'].fields_by_name['text']._loaded_options = None
   _globals['_DECRYPTRESPONSE'].fields_by_name['text']._serialized_options = b'\200\001\001'
+  _globals['_ENCRYPTSTREAMSTART'].oneofs_by_name['secret']._loaded_options = None
+  _globals['_ENCRYPTSTREAMSTART'].oneofs_by_name['secret']._serialized_options = b'\272H\002\010\001'
   _globals['_ENCRYPTSTREAMSTART'].fields_by_name['key']._loaded_options = None
   _globals['_ENCRYPTSTREAMSTART'].fields_by_name['key']._serialized_options = b'\200\001\001'
+  _globals['_ENCRYPTSTREAMSTART'].fields_by_name['context']._loaded_options = None
+  _globals['_ENCRYPTSTREAMSTART'].fields_by_name['context']._serialized_options = b'\272H\006z\004\030\200\200\004'
+  _globals['_ENCRYPTSTREAMREQUEST'].oneofs_by_name['part']._loaded_options = None
+  _globals['_ENCRYPTSTREAMREQUEST'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
   _globals['_ENCRYPTSTREAMREQUEST'].fields_by_name['chunk']._loaded_options = None
-  _globals['_ENCRYPTSTREAMREQUEST'].fields_by_name['chunk']._serialized_options = b'\200\001\001'
+  _globals['_ENCRYPTSTREAMREQUEST'].fields_by_name['chunk']._serialized_options = b'\200\001\001\272H\006z\004\030\200\200\004'
+  _globals['_DECRYPTSTREAMSTART'].oneofs_by_name['secret']._loaded_options = None
+  _globals['_DECRYPTSTREAMSTART'].oneofs_by_name['secret']._serialized_options = b'\272H\002\010\001'
   _globals['_DECRYPTSTREAMSTART'].fields_by_name['key']._loaded_options = None
   _globals['_DECRYPTSTREAMSTART'].fields_by_name['key']._serialized_options = b'\200\001\001'
+  _globals['_DECRYPTSTREAMREQUEST'].oneofs_by_name['part']._loaded_options = None
+  _globals['_DECRYPTSTREAMREQUEST'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
   _globals['_DECRYPTSTREAMRESPONSE'].fields_by_name['chunk']._loaded_options = None
   _globals['_DECRYPTSTREAMRESPONSE'].fields_by_name['chunk']._serialized_options = b'\200\001\001'
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['Encrypt']._loaded_options = None
@@ -55,26 +72,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['EncryptStream']._serialized_options = b'\220\002\001'
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['DecryptStream']._loaded_options = None
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['DecryptStream']._serialized_options = b'\220\002\001'
-  _globals['_ENCRYPTREQUEST']._serialized_start=49
-  _globals['_ENCRYPTREQUEST']._serialized_end=176
-  _globals['_ENCRYPTRESPONSE']._serialized_start=178
-  _globals['_ENCRYPTRESPONSE']._serialized_end=223
-  _globals['_DECRYPTREQUEST']._serialized_start=226
-  _globals['_DECRYPTREQUEST']._serialized_end=356
-  _globals['_DECRYPTRESPONSE']._serialized_start=358
-  _globals['_DECRYPTRESPONSE']._serialized_end=400
-  _globals['_ENCRYPTSTREAMSTART']._serialized_start=402
-  _globals['_ENCRYPTSTREAMSTART']._serialized_end=508
-  _globals['_ENCRYPTSTREAMREQUEST']._serialized_start=510
-  _globals['_ENCRYPTSTREAMREQUEST']._serialized_end=628
-  _globals['_ENCRYPTSTREAMRESPONSE']._serialized_start=630
-  _globals['_ENCRYPTSTREAMRESPONSE']._serialized_end=675
-  _globals['_DECRYPTSTREAMSTART']._serialized_start=677
-  _globals['_DECRYPTSTREAMSTART']._serialized_end=783
-  _globals['_DECRYPTSTREAMREQUEST']._serialized_start=785
-  _globals['_DECRYPTSTREAMREQUEST']._serialized_end=898
-  _globals['_DECRYPTSTREAMRESPONSE']._serialized_start=900
-  _globals['_DECRYPTSTREAMRESPONSE']._serialized_end=950
-  _globals['_ENCRYPTIONSERVICE']._serialized_start=953
-  _globals['_ENCRYPTIONSERVICE']._serialized_end=1332
+  _globals['_ENCRYPTREQUEST']._serialized_start=79
+  _globals['_ENCRYPTREQUEST']._serialized_end=233
+  _globals['_ENCRYPTRESPONSE']._serialized_start=235
+  _globals['_ENCRYPTRESPONSE']._serialized_end=280
+  _globals['_DECRYPTREQUEST']._serialized_start=283
+  _globals['_DECRYPTREQUEST']._serialized_end=420
+  _globals['_DECRYPTRESPONSE']._serialized_start=422
+  _globals['_DECRYPTRESPONSE']._serialized_end=464
+  _globals['_ENCRYPTSTREAMSTART']._serialized_start=466
+  _globals['_ENCRYPTSTREAMSTART']._serialized_end=590
+  _globals['_ENCRYPTSTREAMREQUEST']._serialized_start=593
+  _globals['_ENCRYPTSTREAMREQUEST']._serialized_end=727
+  _globals['_ENCRYPTSTREAMRESPONSE']._serialized_start=729
+  _globals['_ENCRYPTSTREAMRESPONSE']._serialized_end=774
+  _globals['_DECRYPTSTREAMSTART']._serialized_start=776
+  _globals['_DECRYPTSTREAMSTART']._serialized_end=889
+  _globals['_DECRYPTSTREAMREQUEST']._serialized_start=891
+  _globals['_DECRYPTSTREAMREQUEST']._serialized_end=1011
+  _globals['_DECRYPTSTREAMRESPONSE']._serialized_start=1013
+  _globals['_DECRYPTSTREAMRESPONSE']._serialized_end=1063
+  _globals['_ENCRYPTIONSERVICE']._serialized_start=1066
+  _globals['_ENCRYPTIONSERVICE']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

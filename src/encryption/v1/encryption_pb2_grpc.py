@@ -36,6 +36,11 @@ class EncryptionServiceStub:
     secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
     "decryption failed". When too many passphrases are being worked on, the answer
     is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
+
+    The rules that need no knowledge of the service stand here as buf.validate
+    options. What is to be decrypted has none but that it is there, so that a
+    request can be wrong in one way only. What a passphrase must be depends on its
+    normalized form, which no such option can ask for.
     """
 
     def __init__(self, channel):
@@ -77,6 +82,11 @@ class EncryptionServiceServicer:
     secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
     "decryption failed". When too many passphrases are being worked on, the answer
     is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
+
+    The rules that need no knowledge of the service stand here as buf.validate
+    options. What is to be decrypted has none but that it is there, so that a
+    request can be wrong in one way only. What a passphrase must be depends on its
+    normalized form, which no such option can ask for.
     """
 
     def Encrypt(self, request, context):
@@ -153,6 +163,11 @@ class EncryptionService:
     secret, the context, or a damaged, cut or forged envelope): INVALID_ARGUMENT,
     "decryption failed". When too many passphrases are being worked on, the answer
     is RESOURCE_EXHAUSTED, which says when to come back: nothing was begun.
+
+    The rules that need no knowledge of the service stand here as buf.validate
+    options. What is to be decrypted has none but that it is there, so that a
+    request can be wrong in one way only. What a passphrase must be depends on its
+    normalized form, which no such option can ask for.
     """
 
     @staticmethod

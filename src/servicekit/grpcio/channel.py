@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import grpc
-
+from .factories import own
 from .options import CHANNEL, Options, merged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import grpc
 
 
 def channel_to(
@@ -26,6 +27,9 @@ def channel_to(
     """
     arguments = merged(CHANNEL, options)
     given = list(interceptors)
+    channel: grpc.aio.Channel
     if credentials is None:
-        return grpc.aio.insecure_channel(target, arguments, compression, given)
-    return grpc.aio.secure_channel(target, credentials, arguments, compression, given)
+        channel = own("insecure_channel")(target, arguments, compression, given)
+    else:
+        channel = own("secure_channel")(target, credentials, arguments, compression, given)
+    return channel

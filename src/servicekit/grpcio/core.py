@@ -16,6 +16,7 @@ import grpc
 
 from servicekit.wire import BindError
 
+from .factories import own
 from .handlers import Handlers
 from .kept import Kept
 from .sockets import answers, unix_path
@@ -48,7 +49,7 @@ class CoreServer:
     ) -> None:
         """Make a server that has no ports yet; ``serving`` holds its serving tasks while they run."""
         handlers = [Handlers(route, clock, serving, self._began)]
-        self._server = grpc.aio.server(handlers=handlers, options=options, compression=compression)
+        self._server: grpc.aio.Server = own("server")(handlers=handlers, options=options, compression=compression)
         self._started = False
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None

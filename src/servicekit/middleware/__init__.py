@@ -30,6 +30,7 @@ access log         one line for the call, not for its attempts
 metrics            the logical call, as the caller sees it
 deadline           the total, retries included
 retry, hedge       inside the total, outside the pick: another attempt may go elsewhere
+attempt tracing    a span for each attempt, in that of the call
 throttle           counts attempts: they are what the other side has to bear
 balancer           picks the instance; what follows runs for that one
 circuit breaker    judges one instance
@@ -51,11 +52,60 @@ from servicekit.mapping import ErrorMapping, Rule
 from servicekit.telemetry import Telemetry
 
 from .access_log import AccessLog
+from .adaptive_throttle import AdaptiveThrottle
+from .api_key_auth import ApiKeyAuth, hash_key, new_key
+from .authorize import Access, Authorize
+from .basic_auth import BasicAuth, hash_password
+from .bulkhead import Bulkhead
+from .circuit_breaker import CircuitBreaker
+from .credentials import Credentials, Token
 from .deadline import Deadline
+from .faults import Faults
+from .hedge import Hedge
+from .jwt_auth import JwtAuth
+from .load_shedding import LoadShedding
+from .metrics import Metrics
+from .mtls_identity import MtlsIdentity
+from .rate_limit import RateLimit
 from .recovery import Recovery
 from .request_id import RequestId
+from .retry import Retry
+from .stream_idle import StreamIdle
+from .tracing import AttemptTracing, Tracing
+from .validation import Validation
 
-__all__ = ["AccessLog", "Deadline", "Recovery", "RequestId", "standard", "standard_client"]
+__all__ = [
+    "Access",
+    "AccessLog",
+    "AdaptiveThrottle",
+    "ApiKeyAuth",
+    "AttemptTracing",
+    "Authorize",
+    "BasicAuth",
+    "Bulkhead",
+    "CircuitBreaker",
+    "Credentials",
+    "Deadline",
+    "Faults",
+    "Hedge",
+    "JwtAuth",
+    "LoadShedding",
+    "Metrics",
+    "MtlsIdentity",
+    "RateLimit",
+    "Recovery",
+    "RequestId",
+    "Retry",
+    "StreamIdle",
+    "Token",
+    "Tracing",
+    "Validation",
+    "hash_key",
+    "hash_password",
+    "new_key",
+    "standard",
+    "standard_client",
+]
 
 
 def standard(
@@ -63,27 +113,34 @@ def standard(
 ) -> list[Middleware]:
     """Return what a server should have around every method, in order; your own links go after it.
 
-    ``errors`` are the rules of recovery. Without a log in ``telemetry`` there is no access log.
+    ``errors`` are the rules of recovery. An observer without anything in ``telemetry`` to write to is not there.
     """
     return [
         RequestId(),
-        *_logged(telemetry),
+        *_observers(telemetry),
         Recovery(errors),
         Deadline(),
     ]
 
 
-def standard_client(telemetry: Telemetry) -> list[Middleware]:
+def standard_client(telemetry: Telemetry, *, target: str = "") -> list[Middleware]:
     """Return what a client should have around every call, in order.
 
     A call gets no deadline that nobody asked for: put a ``Deadline(default=...)`` in the place of the one here.
     """
     return [
         RequestId(),
-        *_logged(telemetry),
+        *_observers(telemetry, target),
         Deadline(default=None, cap=None),
     ]
 
 
-def _logged(telemetry: Telemetry) -> list[Middleware]:
-    return [] if telemetry.log is None else [AccessLog(telemetry)]
+def _observers(telemetry: Telemetry, target: str = "") -> list[Middleware]:
+    links: list[Middleware] = []
+    if telemetry.tracer is not None:
+        links.append(Tracing(telemetry, target=target))
+    if telemetry.log is not None:
+        links.append(AccessLog(telemetry))
+    if telemetry.metrics is not None:
+        links.append(Metrics(telemetry))
+    return links

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
 from servicekit.mapping import error_id
-from servicekit.telemetry import LEVELS, Level, Telemetry, Write
+from servicekit.telemetry import LEVELS, Level, Telemetry, Write, recording
 
 _LONGEST_PATH = 128
 # What nobody did on purpose is an error, what time and load did a warning; refusing a bad request is a day's work.
@@ -33,25 +34,40 @@ class AccessLog:
     UNKNOWN and DATA_LOSS. For the server's own methods (health, reflection) ``auxiliary`` ("debug") is the level of
     all but the last three; None leaves those lines out.
 
+    ``success_ratio`` (1.0: all) is how many of the calls that went well have a line, drawn by the call's clock; one that
+    did not always has. ``slow`` (seconds; None: nothing is) marks a call that took as long with ``slow: true`` and brings
+    it to "warning" at least, whatever the ratio; methods that stream responses may take their time.
+
     Fields: ``method``, ``kind``, ``side``, ``code``, ``duration_ms``, ``received`` and ``sent`` (messages, all
-    attempts together); where there is one ``peer``, ``request_id``, ``remaining_ms`` (until the deadline),
-    ``attempts`` (when more than one), and ``path`` (what was asked for, when the method is unknown: the method's name
-    is the same for all of those). After a failure ``error`` (the message that the other side sees or sent),
-    ``reason``, ``error_type``, ``error_id``, on a client ``by`` (who ended it); after an unexpected one the traceback.
-    Never what is in a message, and of the metadata the request id only.
+    attempts together); where there is one ``peer``, ``request_id``, ``trace_id`` and ``span_id`` (of a span that is
+    recorded), ``remaining_ms`` (until the deadline), ``attempts`` (when more than one), and ``path`` (what was asked for,
+    when the method is unknown: the method's name is the same for all of those). After a failure ``error`` (the message
+    that the other side sees or sent), ``reason``, ``error_type``, ``error_id``, on a client ``by`` (who ended it); after
+    an unexpected one the traceback. Never what is in a message, and of the metadata the request id only.
     """
+
+    keeps_messages: ClassVar[bool] = True
 
     telemetry: Telemetry
     _: KW_ONLY
     auxiliary: Level | None = "debug"
+    success_ratio: float = 1.0
+    slow: float | None = None
     # One (write, name) for each code: neither the level nor an enum's name is worked out again at each call.
     _writers: tuple[tuple[Write | None, str], ...] = field(init=False, repr=False)
     _auxiliary: tuple[tuple[Write | None, str], ...] = field(init=False, repr=False)
+    _slow: tuple[tuple[Write | None, str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a level that does not exist."""
+        """Raise ValueError for a level that does not exist, a ratio that is none, and a time that is none."""
         if self.auxiliary is not None and self.auxiliary not in LEVELS:
             msg = f"auxiliary={self.auxiliary!r} is none of {', '.join(LEVELS)}, None"
+            raise ValueError(msg)
+        if not 0.0 <= self.success_ratio <= 1.0:
+            msg = f"success_ratio={self.success_ratio!r} is no share of the calls, 0.0 to 1.0"
+            raise ValueError(msg)
+        if self.slow is not None and not (self.slow > 0 and math.isfinite(self.slow)):
+            msg = f"slow={self.slow!r} is no time: give more than 0 seconds, or None for no such rule"
             raise ValueError(msg)
         at = {level: self.telemetry.at(level) for level in LEVELS}
         quiet = None if self.auxiliary is None else at[self.auxiliary]
@@ -62,6 +78,11 @@ class AccessLog:
         )
         object.__setattr__(self, "_writers", writers)
         object.__setattr__(self, "_auxiliary", tuple(auxiliary))
+        slow = (
+            (at["error"] if level == "error" else at["warning"], name)
+            for level, (_, name) in zip(levels, writers, strict=True)
+        )
+        object.__setattr__(self, "_slow", tuple(slow))
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run the call, and write its line."""
@@ -78,15 +99,29 @@ class AccessLog:
 
     def _write(self, call: Call, count: _Count, error: BaseException | None) -> None:
         method = call.method
-        write, code = (self._auxiliary if method.auxiliary else self._writers)[call.outcome(error)]
-        if write is None:
+        outcome = call.outcome(error)
+        slow = self._is_slow(call)
+        writers = self._auxiliary if method.auxiliary else self._slow if slow else self._writers
+        write, code = writers[outcome]
+        if write is None or (outcome is Code.OK and not slow and self._is_left_out(call)):
             return
         # Somebody else's logger may raise anything: a line that is lost must not fail the call.
         with contextlib.suppress(Exception):
             fields = _fields(call, count, code, error)
+            if slow:
+                fields["slow"] = True
             write("rpc", **fields)
             # Only with the id that the client gets: without one (no Recovery inside) the edge makes it, and tells why.
             call.logged = call.logged or ("exc_info" in fields and "error_id" in fields)
+
+    def _is_slow(self, call: Call) -> bool:
+        method = call.method
+        if self.slow is None or method.auxiliary or method.kind.response_streaming:
+            return False
+        return call.clock.time() - call.started >= self.slow
+
+    def _is_left_out(self, call: Call) -> bool:
+        return self.success_ratio < 1.0 and call.clock.random() >= self.success_ratio
 
 
 class _Count:
@@ -119,6 +154,8 @@ def _fields(call: Call, count: _Count, code: str, error: BaseException | None) -
         fields["peer"] = call.peer
     if (request_id := call.state.get("request_id")) is not None:
         fields["request_id"] = request_id
+    if (span := recording()) is not None:
+        fields["trace_id"], fields["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
     if call.deadline is not None:
         fields["remaining_ms"] = round(max(0.0, call.deadline - now) * 1e3, 3)
     if call.attempt > 1:

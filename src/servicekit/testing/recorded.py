@@ -32,7 +32,17 @@ class Recorder:
     ``stopped`` is how often a call was ended from within; ``draining`` and ``peer_security`` are the test's to set.
     """
 
-    __slots__ = ("_stopping", "_task", "_timers", "committed", "draining", "limits", "messages", "peer_security", "stopped")
+    __slots__ = (
+        "_stopping",
+        "_task",
+        "_timers",
+        "committed",
+        "draining",
+        "limits",
+        "messages",
+        "peer_security",
+        "stopped",
+    )
 
     def __init__(self) -> None:
         """Record nothing yet."""
