@@ -181,10 +181,7 @@ async def test_a_nearer_one_outside_stays() -> None:
 def test_refuses_what_is_no_time(setting: str, value: float) -> None:
     """A wrong time is refused where it is written, naming setting and value."""
     with pytest.raises((ValueError, TypeError), match=f"{setting}={value!r}"):
-        if setting == "default":
-            Deadline(default=value)
-        else:
-            Deadline(cap=value)
+        Deadline(default=value) if setting == "default" else Deadline(cap=value)
 
 
 def test_refuses_a_default_above_the_cap() -> None:
