@@ -92,7 +92,7 @@ types: $(STAMP) ## check types, strictly
 
 .PHONY: test
 test: $(STAMP) ## run the tests that need nothing but this checkout
-	$(PY) -m pytest -m "$(UNMARKED)"
+	$(PY) -m pytest -n 2 -m "$(UNMARKED)"
 
 .PHONY: test-all
 test-all: $(STAMP) ## run all tests: system, fuzz, conformance and integration too
@@ -101,7 +101,7 @@ test-all: $(STAMP) ## run all tests: system, fuzz, conformance and integration t
 .PHONY: flake
 flake: $(STAMP) ## run the tests N times (50), up to the first failure
 	@round=1; while test $$round -le $(N); do \
-		$(PY) -m pytest -q -m "$(UNMARKED)" || { echo "failed in round $$round of $(N)"; exit 1; }; \
+		$(PY) -m pytest -q -n 2 -m "$(UNMARKED)" || { echo "failed in round $$round of $(N)"; exit 1; }; \
 		echo "round $$round of $(N) passed"; round=$$((round + 1)); \
 	done
 
