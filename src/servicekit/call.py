@@ -389,6 +389,11 @@ def enter(call: Call) -> None:
     _current.set(call)
 
 
+def entered(call: Call) -> bool:
+    """Return whether ``call`` is what ``current_call()`` returns here."""
+    return _current.get() is call
+
+
 class serving:  # noqa: N801 - used as a function is; a generator in its place costs every call two microseconds
     """Make ``call`` what ``current_call()`` returns inside the block."""
 

@@ -18,6 +18,7 @@ from servicekit.wire import BindError
 
 from .factories import own
 from .handlers import Handlers
+from .incoming import Tally
 from .kept import Kept
 from .sockets import answers, unix_path
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from servicekit.clock import Clock
     from servicekit.wire import Route
 
-    from .incoming import GrpcioIncoming
     from .options import Options
 
 _PORT_ZERO: Final = re.compile(r"(?<=:)0+$")
@@ -48,11 +48,10 @@ class CoreServer:
         compression: grpc.Compression | None,
     ) -> None:
         """Make a server that has no ports yet; ``serving`` holds its serving tasks while they run."""
-        handlers = [Handlers(route, clock, serving, self._began)]
+        self._in_flight = Tally()
+        handlers = [Handlers(route, clock, serving, self._in_flight)]
         self._server: grpc.aio.Server = own("server")(handlers=handlers, options=options, compression=compression)
         self._started = False
-        self._in_flight = 0
-        self._idle: asyncio.Future[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._cutting: asyncio.Task[None] | None = None
 
@@ -116,15 +115,16 @@ class CoreServer:
         stopping, now = self._stopping, asyncio.get_running_loop().time
         end = _FOR_EVER if grace is None else now() + grace
         await asyncio.sleep(0)
-        while not stopping.done() and (now() < end or self._in_flight == 0):
+        while not stopping.done() and (now() < end or self._in_flight.count == 0):
             left = max(0.0, end - now())
-            if self._in_flight:
-                if self._idle is None:
-                    self._idle = asyncio.get_running_loop().create_future()
-                await asyncio.wait([stopping, self._idle], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if self._in_flight.count:
+                if self._in_flight.idle is None:
+                    self._in_flight.idle = asyncio.get_running_loop().create_future()
+                idle = self._in_flight.idle
+                await asyncio.wait([stopping, idle], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await asyncio.wait([stopping], timeout=min(_FLUSH, left))
-                if not self._in_flight:
+                if not self._in_flight.count:
                     break
         if not stopping.done():
             if self._cutting is None:
@@ -143,17 +143,6 @@ class CoreServer:
             await self._server.stop(_FOR_EVER)
             return
         await self._server.stop(_FOR_EVER)
-
-    def _began(self, incoming: GrpcioIncoming) -> None:
-        self._in_flight += 1
-        incoming.on_end(self._ended)
-
-    def _ended(self) -> None:
-        self._in_flight -= 1
-        if not self._in_flight and self._idle is not None:
-            if not self._idle.done():
-                self._idle.set_result(None)
-            self._idle = None
 
 
 def _is_main_loop(task: asyncio.Task[Any]) -> bool:

@@ -13,7 +13,7 @@ from servicekit.call import Kind
 from servicekit.errors import Code
 from servicekit.wire import Incoming, Route, Status
 
-from .incoming import GrpcioIncoming
+from .incoming import GrpcioIncoming, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,36 +30,32 @@ def handler_for(
     details: grpc.HandlerCallDetails,
     clock: Clock,
     serving: set[asyncio.Task[None]] | None = None,
-    began: Callable[[GrpcioIncoming], None] | None = None,
+    tally: Tally | None = None,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return core's handler for ``route`` at the path in ``details``, on whichever server of grpc.aio.
 
     It has no (de)serialisers and takes everything but the path from the context of each call, so it may be kept for as
-    long as that path has that route. ``serving`` holds the serving tasks while they run, and ``began`` is told of each
-    RPC before it is served.
+    long as that path has that route. ``serving`` holds the serving tasks while they run, and ``tally`` counts the
+    RPCs.
     """
     path: str = details.method
     serve, kind, loop = route.serve, route.kind, asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set() if serving is None else serving
 
-    def incoming(context: Any, data: bytes | None) -> GrpcioIncoming:
-        opened = GrpcioIncoming(context, data, path, context.invocation_metadata(), clock, loop)
-        if began is not None:
-            began(opened)
-        return opened
+    counted = Tally() if tally is None else tally
 
     # Coroutine functions, and no partials: core asks at every call what it was given, and runs all others in threads.
     async def unary(request: bytes, context: Any) -> bytes | None:
-        return await incoming(context, request).run(serve, running, answers=True)
+        return await GrpcioIncoming(context, request, path, clock, loop, counted).run(serve, running, answers=True)
 
     async def upload(_: object, context: Any) -> bytes | None:
-        return await incoming(context, None).run(serve, running, answers=True)
+        return await GrpcioIncoming(context, None, path, clock, loop, counted).run(serve, running, answers=True)
 
     async def download(request: bytes, context: Any) -> None:
-        await incoming(context, request).run(serve, running, answers=False)
+        await GrpcioIncoming(context, request, path, clock, loop, counted).run(serve, running, answers=False)
 
     async def bidi(_: object, context: Any) -> None:
-        await incoming(context, None).run(serve, running, answers=False)
+        await GrpcioIncoming(context, None, path, clock, loop, counted).run(serve, running, answers=False)
 
     # The stubs know only the sync server's behaviours.
     make: Any = grpc
@@ -83,13 +79,13 @@ class Handlers(grpc.GenericRpcHandler):
         route: Callable[[str], Route],
         clock: Clock,
         serving: set[asyncio.Task[None]],
-        began: Callable[[GrpcioIncoming], None],
+        tally: Tally,
     ) -> None:
         """Ask ``route`` once for each RPC; the others are as in ``handler_for``."""
         self._route = route
         self._clock = clock
         self._serving = serving
-        self._began = began
+        self._tally = tally
         self._kept: OrderedDict[str, tuple[Route, Any]] = OrderedDict()
 
     def service(self, handler_call_details: Any) -> Any:
@@ -104,7 +100,7 @@ class Handlers(grpc.GenericRpcHandler):
         if kept is not None and kept[0] is route:
             self._kept.move_to_end(path)
             return kept[1]
-        handler = handler_for(route, handler_call_details, self._clock, self._serving, self._began)
+        handler = handler_for(route, handler_call_details, self._clock, self._serving, self._tally)
         self._kept[path] = (route, handler)
         if len(self._kept) > _PATHS:
             self._kept.popitem(last=False)

@@ -38,6 +38,25 @@ _ENCODINGS: Final = {
 _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
 
 
+class Tally:
+    """How many RPCs of one server have begun and not ended. Counted in place: a call per call would cost one more."""
+
+    __slots__ = ("count", "idle")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.count = 0
+        self.idle: asyncio.Future[None] | None = None  # done when there are none, if anybody waits for that
+
+    def leave(self) -> None:
+        """Count one less."""
+        self.count -= 1
+        if not self.count and self.idle is not None:
+            if not self.idle.done():
+                self.idle.set_result(None)
+            self.idle = None
+
+
 class GrpcioIncoming:
     """An Incoming over a servicer context of grpc.aio, whichever server that belongs to."""
 
@@ -56,15 +75,15 @@ class GrpcioIncoming:
         context: Any,
         data: bytes | None,
         path: str,
-        metadata: Pairs,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        tally: Tally,
     ) -> None:
         """Take the context of an RPC whose handler has just begun; ``data`` is None where requests are a stream."""
         remaining = context.time_remaining()
         self.head = Head(
             path=path,
-            metadata=metadata,
+            metadata=context.invocation_metadata(),
             peer=context.peer(),
             deadline=None if remaining is None else clock.time() + remaining,
         )
@@ -73,6 +92,8 @@ class GrpcioIncoming:
         self._loop = loop  # given, for to ask for it is a system call (until Python 3.12)
         self._decided: asyncio.Future[None] = loop.create_future()  # cancelled at a reset
         self._half_closed = data is not None
+        self._tally = tally
+        tally.count += 1
         context.add_done_callback(self._end)
 
     async def receive(self) -> Received:
@@ -245,3 +266,4 @@ class GrpcioIncoming:
             except Exception:
                 _LOGGER.exception("a callback at the end of %s failed", self.head.path)
         self._callbacks = ()
+        self._tally.leave()

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servicekit.call import Call
+    from servicekit.call import Call, Method
     from servicekit.errors import Error
 
 
@@ -28,13 +28,13 @@ class InFlight:
         """Return how many calls are under way, auxiliary ones not counted."""
         return len(self._calls)
 
-    def enter(self, call: Call) -> None:
-        """Count ``call``, until ``leave``."""
-        (self._auxiliary if call.method.auxiliary else self._calls).add(call)
+    def of(self, method: Method) -> set[Call]:
+        """Return where a call of ``method`` is counted: it is put there when it begins, and goes by ``leave``."""
+        return self._auxiliary if method.auxiliary else self._calls
 
     def leave(self, call: Call) -> None:
         """Count ``call`` no longer: the wire has ended it."""
-        (self._auxiliary if call.method.auxiliary else self._calls).discard(call)
+        self.of(call.method).discard(call)
         if self._idle is not None and not self._calls:
             self._idle.set()
 

@@ -120,7 +120,9 @@ class Served:
         call.used = True
         if self.malformed is not None:
             raise self.malformed
-        if self.committed and self._attempts:  # messages of an earlier attempt are out: there is no second one
+        if self.committed and (
+            self._attempts or self.root.used
+        ):  # messages of an earlier attempt are out: there is no second one
             raise self.failure or RuntimeError("next() was called again after messages were sent")
         self.call = call
         self._attempts = (*self._attempts, call)
@@ -305,17 +307,13 @@ class Served:
         if not self._method.uploads:  # a stream that is read too late asks whose it is
             del self.call, self.root
 
-    def closing(self, status: Status) -> None:
-        """Let the call be over, and see to its headers: ``status`` is about to be sent."""
+    async def finish(self, status: Status) -> None:
+        """Send the last word, unless it was sent without the servicer."""
         root = self.root  # which close may let go of
         self.close(status.code, status.message)
         if not self.headers_sent:
             self.send_headers(root)
-
-    async def finish(self, status: Status, data: bytes | None = None) -> None:
-        """Send the last word, unless it was sent without the servicer."""
-        self.closing(status)
-        await self.incoming.finish(status, data)
+        await self.incoming.finish(status)
         if self.insisting is not None:
             await self.insisting
 

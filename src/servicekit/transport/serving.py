@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from servicekit.call import Side, deadline_error, enter, serving
+from servicekit.call import Side, deadline_error, enter, entered, serving
 from servicekit.errors import Code, Error
 from servicekit.mapping import error_id, to_error
 from servicekit.metadata import Metadata
@@ -22,8 +22,6 @@ from .served import Served, ServedCall
 from .status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from servicekit.call import Call, Method
     from servicekit.endpoint import Endpoint
     from servicekit.wire import Incoming
@@ -40,7 +38,19 @@ _OK = Status()
 class Handler:
     """Serves one method. Made once; the chain is composed here, and never again."""
 
-    __slots__ = ("_behaviour", "_endpoint", "_keeps", "codec", "downloads", "method", "route", "shared", "uploads")
+    __slots__ = (
+        "_begin",
+        "_behaviour",
+        "_encode",
+        "_endpoint",
+        "_keeps",
+        "codec",
+        "downloads",
+        "method",
+        "route",
+        "shared",
+        "uploads",
+    )
 
     def __init__(self, method: Method, behaviour: Behaviour, codec: Codec, shared: Serving) -> None:
         """Compose the chain of ``shared`` around ``behaviour``."""
@@ -50,9 +60,12 @@ class Handler:
         # Asked at every call: the method's own spelling of them is three look-ups each.
         self.uploads, self.downloads = method.kind.request_streaming, method.kind.response_streaming
         self._behaviour = behaviour
+        # Likewise bound here: inside a server every Python function on a call's way costs it a microsecond.
+        self._encode = codec.encode if codec.encoder is None else codec.encoder
+        self._begin = shared.in_flight.of(method).add
         # Whether a response leaves the chain as it went in: links that promise it say so.
         self._keeps = all(getattr(link, "keeps_messages", False) for link in shared.links.links)
-        self._endpoint: Endpoint = shared.links.around(self._innermost, method)
+        self._endpoint: Endpoint = shared.links.around(self._attempt, method)
         self.route = Route(kind=method.kind, serve=self.serve)
 
     async def serve(self, incoming: Incoming) -> None:
@@ -76,7 +89,7 @@ class Handler:
             deadline=head.deadline,
         )
         served.root = served.call = call
-        shared.in_flight.enter(call)
+        self._begin(call)  # counted until served.ended
         incoming.on_end(served.ended)
         enter(call)
         try:
@@ -93,10 +106,11 @@ class Handler:
                 raise
             status = self.failed(call, error)
         else:
-            _, trailers = call.sending()
-            status = Status(trailers=trailers) if trailers else _OK
-            served.closing(status)
-            await incoming.finish(status, data)
+            headers, trailers = call.sending()
+            served.close(Code.OK, "")
+            if headers and not served.headers_sent:
+                incoming.send_headers(headers)
+            await incoming.finish(Status(trailers=trailers) if trailers else _OK, data)
             if served.insisting is not None:
                 await served.insisting
             return
@@ -112,17 +126,15 @@ class Handler:
             log.error("%r failed, error_id %s", call.path[:200], reference, exc_info=known.__cause__)
         return status_of(known, _served(call).trailers_of(error))
 
-    def _innermost(self, request: Any, call: Call) -> Coroutine[Any, Any, Any]:
-        # No coroutine of its own: every one of them is gone through at every call.
-        return self._attempt(request, call) if call.origin is None else self._forked(request, call)
-
-    async def _forked(self, request: Any, call: Call) -> Any:
-        with serving(call):
-            return await self._attempt(request, call)
-
-    async def _attempt(self, request: Any, call: Call) -> Any:
-        served = _served(call)
-        served.begin(call)
+    async def _attempt(self, request: Any, call: Call) -> Any:  # noqa: C901 - apart, its parts cost every call a frame
+        if call.origin is not None and not entered(call):
+            with serving(call):
+                return await self._attempt(request, call)
+        served: Served = call._exchange  # type: ignore[assignment]  # noqa: SLF001 - one chain, one transport
+        if call.used or call is not served.call or served.malformed is not None:
+            served.begin(call)
+        else:  # the first attempt of most calls, and their only one
+            call.used = True
         before = served.task.cancelling()
         reader = Reader(request, functools.partial(served.check, call)) if self.uploads else None
         context = served.context = Context(call, served, reader)
@@ -165,7 +177,11 @@ class Handler:
         """Encode the one response and run the hooks for it; return the error that the servicer has set, if it has."""
         verdict = context.verdict()
         if not self.downloads and call.failure is None and verdict is None:
-            data = served.reply = self._encoded(response)
+            try:
+                data = served.reply = self._encode(response)
+            except Exception as error:
+                msg = f"the servicer of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
+                raise TypeError(msg) from error
             served.replied = response
             call.sent(response, len(data))
         return verdict
@@ -174,14 +190,7 @@ class Handler:
         # Encoded again unless nobody can have changed it: a link may put another message in its place, or write into it.
         if self._keeps and response is served.replied and served.reply is not None:
             return served.reply
-        return self.codec.encode(response)
-
-    def _encoded(self, response: object) -> bytes:
-        try:
-            return self.codec.encode(response)
-        except Exception as error:
-            msg = f"the servicer of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
-            raise TypeError(msg) from error
+        return self._encode(response)
 
     def _translated(self, error: BaseException, call: Call, context: Context) -> BaseException:
         """Return what the servicer's exception means, before any middleware sees it."""
