@@ -35,6 +35,9 @@ _ENCODINGS: Final = {
     "gzip": grpc.Compression.Gzip,
 }
 
+_BUSY: Final = "TOO_MANY_OPERATIONS"  # one message at a time, says core
+_LOOK: Final = 0.001  # seconds between two looks at whether it has sent the one before
+
 _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
 
 
@@ -64,6 +67,10 @@ class GrpcioIncoming:
     _reply: bytes | None = None
     _status: Status | None = None  # what finish() was first called with
     _started = False  # headers are on their way
+    _headed = False  # a message is out, and the headers with it
+    _flowing = False  # ... and core holds none that nobody waits for
+    _writer: asyncio.Future[None] | None = None  # what core will resolve when it wants more
+    _released = False
     _compressing = False
     _plain = False
     _reading: Kept[Any] | None = None
@@ -133,14 +140,28 @@ class GrpcioIncoming:
         if self._plain:
             self._context.disable_next_message_compression()
         self._started = True
-        self._writing = writing = Kept(self._context.write(data))
-        try:  # as _written, which would be one more coroutine to go through for every message
-            await writing
-        except grpc.aio.BaseError:
-            self._writing = None
+        if not self._flowing:  # the first carries the headers, and core must be seen to have sent them
+            self._writing = Kept(self._written_again(data) if self._headed else self._context.write(data))
+            await self._written()
+            self._headed = self._flowing = True
+            return
+        # Kept would cost more than all else about a message. Core's coroutine is stepped here, for to know the future
+        # that it waits for; what a cancellation leaves with core is made good by the next message, which waits for it.
+        self._flowing = False
+        writing = self._context.write(data)
+        try:
+            while True:
+                self._writer = future = writing.send(None)
+                future._asyncio_future_blocking = False  # noqa: SLF001 - as a Task does: "you were awaited"
+                await future
+        except StopIteration:
+            self._flowing = True
+        except grpc.aio.BaseError:  # over: aborted, reset, or the server was stopped
             raise Ended from None
-        if self._writing is writing:
-            self._writing = None
+        except asyncio.CancelledError:
+            if self._released and not _cancelled(self._loop):
+                raise Ended from None
+            raise
 
     async def finish(self, status: Status, data: bytes | None = None) -> None:
         """End the RPC; the first call wins. Core is told in the loop's next turn, after what is still being sent."""
@@ -196,6 +217,8 @@ class GrpcioIncoming:
                 self._reading.drop()
             if self._writing is not None:
                 self._writing.drop()
+            if self._writer is not None:
+                self._released = self._writer.cancel()
 
     async def _answer(self, *, answers: bool) -> bytes | None:
         status = self._status or _UNFINISHED
@@ -228,6 +251,18 @@ class GrpcioIncoming:
             if error is None:
                 _LOGGER.error("%s was left unfinished by the wire's serving task", self.head.path)
             self._decided.set_result(None)
+
+    async def _written_again(self, data: bytes) -> None:
+        """Write ``data`` once core has sent what it still held when the write before was cancelled."""
+        while True:
+            try:
+                await self._context.write(data)
+            except grpc.aio.BaseError as error:
+                if _BUSY not in str(error):
+                    raise
+            else:
+                return
+            await asyncio.sleep(_LOOK)
 
     def _send_headers(self, metadata: Pairs) -> None:
         self._started = True
@@ -267,3 +302,8 @@ class GrpcioIncoming:
                 _LOGGER.exception("a callback at the end of %s failed", self.head.path)
         self._callbacks = ()
         self._tally.leave()
+
+
+def _cancelled(loop: asyncio.AbstractEventLoop) -> bool:
+    task = asyncio.current_task(loop)
+    return task is not None and bool(task.cancelling())

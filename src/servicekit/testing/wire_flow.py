@@ -134,6 +134,28 @@ async def a_cancelled_send_leaves_the_server_usable(pair: Pair) -> None:
     assert numbers in ([*sent, MANY], [*sent, len(sent), MANY])
 
 
+async def a_server_may_end_after_a_cancelled_send(pair: Pair) -> None:
+    """The status comes after what was sent: a message whose ``send`` was cancelled arrives before it, or not at all."""
+    sent: list[int] = []
+    stuck, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve(incoming: Incoming) -> None:
+        sending = asyncio.create_task(_send_many(incoming, sent))
+        await stuck.wait()
+        assert await settled(sending)
+        await incoming.finish(OK)
+        ended.set()
+
+    wire = await pair.connect(download(serve))
+    stream = wire.open(head(), b"")
+    await pair.quiet(lambda: len(sent))
+    stuck.set()
+    await ended.wait()
+    numbers = [int(message[:8]) for message in await drain(stream)]
+    assert (await stream.ended()).code is Code.OK
+    assert numbers in (sent, [*sent, len(sent)])
+
+
 async def a_server_may_end_before_the_client(pair: Pair) -> None:
     """When the server ends early, the client's ``send`` raises Ended, and how it ended is there to read."""
     release = asyncio.Event()

@@ -87,6 +87,10 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         """Send one response message; to be awaited, returns when more is welcome."""
         return self._exchange.send(self._call, message)
 
+    def writer(self) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """Return ``write`` without the detour by this object, for who writes many messages."""
+        return functools.partial(self._exchange.send, self._call)
+
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """Send the initial metadata, and what middleware added to it, now. Raises RuntimeError the second time."""
         self._call.headers.extend(as_tuple(initial_metadata))

@@ -15,7 +15,7 @@ from .codec import malformed_request
 from .requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from servicekit.clock import Timer
     from servicekit.wire import Incoming, Security, Status
@@ -45,6 +45,7 @@ class Method(Protocol):
     """What an RPC needs of the method that it is one of. ``serving.Handler`` is it."""
 
     codec: Codec
+    encode: Callable[[Any], bytes]
     shared: Serving
     uploads: bool
     downloads: bool
@@ -150,7 +151,19 @@ class Served:
         """Send one response message."""
         if call.failure is not None:
             await self.check(call)
-        data = self._outgoing(message, call)
+        try:
+            if not self._method.downloads:  # a second message would leave clients of grpc core waiting for ever
+                msg = f"{call.path} has one response, which is returned, not sent"
+                raise RuntimeError(msg)  # noqa: TRY301 - it fails the call, as whatever else goes wrong here
+            try:
+                data = self._method.encode(message)
+            except Exception as error:
+                msg = f"{call.path} sent what cannot be encoded: {type(message).__name__}"
+                raise TypeError(msg) from error
+            call.sent(message, len(data))
+        except Exception as error:
+            self.fail(call, error)
+            raise
         self.committed = True
         if not self.headers_sent:
             self.send_headers(call)
@@ -159,22 +172,6 @@ class Served:
         except Ended:
             await asyncio.sleep(0)  # as above; most are cancelled here
             raise self.over(call) from None
-
-    def _outgoing(self, message: object, call: Call) -> bytes:
-        try:
-            if not self._method.downloads:  # a second message would leave clients of grpc core waiting for ever
-                msg = f"{call.path} has one response, which is returned, not sent"
-                raise RuntimeError(msg)  # noqa: TRY301 - it fails the call, as whatever else goes wrong here
-            try:
-                data = self._method.codec.encode(message)
-            except Exception as error:
-                msg = f"{call.path} sent what cannot be encoded: {type(message).__name__}"
-                raise TypeError(msg) from error
-            call.sent(message, len(data))
-        except Exception as error:
-            self.fail(call, error)
-            raise
-        return data
 
     async def check(self, call: Call) -> None:
         """Raise what ``call`` has failed with; whoever swallowed that, and comes here again, is cancelled.

@@ -41,11 +41,11 @@ class Handler:
     __slots__ = (
         "_begin",
         "_behaviour",
-        "_encode",
         "_endpoint",
         "_keeps",
         "codec",
         "downloads",
+        "encode",
         "method",
         "route",
         "shared",
@@ -61,7 +61,7 @@ class Handler:
         self.uploads, self.downloads = method.kind.request_streaming, method.kind.response_streaming
         self._behaviour = behaviour
         # Likewise bound here: inside a server every Python function on a call's way costs it a microsecond.
-        self._encode = codec.encode if codec.encoder is None else codec.encoder
+        self.encode = codec.encode if codec.encoder is None else codec.encoder
         self._begin = shared.in_flight.of(method).add
         # Whether a response leaves the chain as it went in: links that promise it say so.
         self._keeps = all(getattr(link, "keeps_messages", False) for link in shared.links.links)
@@ -178,7 +178,7 @@ class Handler:
         verdict = context.verdict()
         if not self.downloads and call.failure is None and verdict is None:
             try:
-                data = served.reply = self._encode(response)
+                data = served.reply = self.encode(response)
             except Exception as error:
                 msg = f"the servicer of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
                 raise TypeError(msg) from error
@@ -190,7 +190,7 @@ class Handler:
         # Encoded again unless nobody can have changed it: a link may put another message in its place, or write into it.
         if self._keeps and response is served.replied and served.reply is not None:
             return served.reply
-        return self._encode(response)
+        return self.encode(response)
 
     def _translated(self, error: BaseException, call: Call, context: Context) -> BaseException:
         """Return what the servicer's exception means, before any middleware sees it."""

@@ -64,9 +64,10 @@ InThread: TypeAlias = "Callable[..., asyncio.Future[Any]]"
 
 async def write_all(messages: AsyncIterator[Any], context: Context) -> None:
     """Write what an async generator of the servicer's yields."""
+    write = context.writer()
     try:
         async for message in messages:
-            await context.write(message)
+            await write(message)
     finally:
         # However this ends, the generator's own clean-up runs now, in this task, and not when it is collected.
         close = getattr(messages, "aclose", None)
