@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,24 @@ async def test_stop_waits_for_the_handlers() -> None:
         assert cleaned == [True]
         with pytest.raises(Error):
             await calling
+
+
+async def test_stop_ends_who_goes_on_after_the_end() -> None:
+    """Up to Python 3.12 a TaskGroup that failed leaves its task looking cancelled, though nobody has cancelled it."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    async def serve(incoming: Incoming) -> None:
+        await incoming.finish(Status(), b"")
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())  # while the group waits at the end of its block
+        await asyncio.Event().wait()
+
+    async with joined(serve) as (wire, listener, _):
+        await wire.unary(head(), b"")
+        await asyncio.wait_for(listener.stop(0), 5)
 
 
 async def test_a_route_that_fails_is_answered_without_its_text(caplog: pytest.LogCaptureFixture) -> None:

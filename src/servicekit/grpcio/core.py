@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from servicekit.clock import Clock
     from servicekit.wire import Route
 
+    from .incoming import Tasks
     from .options import Options
 
 _PORT_ZERO: Final = re.compile(r"(?<=:)0+$")
@@ -43,7 +44,7 @@ class CoreServer:
         self,
         route: Callable[[str], Route],
         clock: Clock,
-        serving: set[asyncio.Task[None]],
+        serving: Tasks,
         options: Options,
         compression: grpc.Compression | None,
     ) -> None:

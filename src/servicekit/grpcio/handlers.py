@@ -13,7 +13,7 @@ from servicekit.call import Kind
 from servicekit.errors import Code
 from servicekit.wire import Incoming, Route, Status
 
-from .incoming import GrpcioIncoming, Tally
+from .incoming import GrpcioIncoming, Tally, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def handler_for(
     route: Route,
     details: grpc.HandlerCallDetails,
     clock: Clock,
-    serving: set[asyncio.Task[None]] | None = None,
+    serving: Tasks | None = None,
     tally: Tally | None = None,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return core's handler for ``route`` at the path in ``details``, on whichever server of grpc.aio.
@@ -40,7 +40,7 @@ def handler_for(
     """
     path: str = details.method
     serve, kind, loop = route.serve, route.kind, asyncio.get_running_loop()
-    running: set[asyncio.Task[None]] = set() if serving is None else serving
+    running = Tasks() if serving is None else serving
 
     counted = Tally() if tally is None else tally
 
@@ -78,7 +78,7 @@ class Handlers(grpc.GenericRpcHandler):
         self,
         route: Callable[[str], Route],
         clock: Clock,
-        serving: set[asyncio.Task[None]],
+        serving: Tasks,
         tally: Tally,
     ) -> None:
         """Ask ``route`` once for each RPC; the others are as in ``handler_for``."""

@@ -41,6 +41,25 @@ _LOOK: Final = 0.001  # seconds between two looks at whether it has sent the one
 _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
 
 
+class Tasks(set[asyncio.Task[None]]):
+    """The serving tasks that run. ``cancelled`` holds those among them that were told to end.
+
+    ``task.cancelling()`` does not tell: up to Python 3.12 a TaskGroup that fails leaves its own cancellation counted.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        self.cancelled: set[asyncio.Task[None]] = set()
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """Tell a task to end, once: what cleans up after the first time is not to be disturbed."""
+        if task not in self.cancelled and not task.done():
+            self.cancelled.add(task)
+            task.add_done_callback(self.cancelled.discard)
+            task.cancel()
+
+
 class Tally:
     """How many RPCs of one server have begun and not ended. Counted in place: a call per call would cost one more."""
 
@@ -195,7 +214,7 @@ class GrpcioIncoming:
             self._compressing = True
         self._plain = encoding is None
 
-    async def run(self, serve: Serve, serving: set[asyncio.Task[None]], *, answers: bool) -> bytes | None:
+    async def run(self, serve: Serve, serving: Tasks, *, answers: bool) -> bytes | None:
         """Serve the RPC in a task, kept in ``serving`` while it runs, and end it as core wants it: return or raise.
 
         ``answers`` says that OK needs a response in ``finish``.
@@ -207,7 +226,7 @@ class GrpcioIncoming:
         try:
             await self._decided
         except asyncio.CancelledError:
-            task.cancel()
+            serving.cancel(task)
             self._end(None)
             raise
         try:

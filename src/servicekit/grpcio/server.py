@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from servicekit.wire import BindError
 
 from .core import CoreServer
+from .incoming import Tasks
 from .options import SERVER, Options, merged
 from .sockets import share, unix_path
 
@@ -50,7 +51,7 @@ class GrpcioListener:
         self._on_restart = on_restart
         self._clock = clock
         self._route: Callable[[str], Route] | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving = Tasks()
         self._bound: list[tuple[str, Any]] = []
         self._core: CoreServer | None = None
         self._retired: set[CoreServer] = set()
@@ -90,8 +91,7 @@ class GrpcioListener:
         if self._serving:  # RPCs that are over, but not for who served them
             await asyncio.wait(self._serving, timeout=max(0.0, patience - self._clock.time()))
         for task in self._serving:
-            if not task.cancelling():  # once: what cleans up after the first time is not to be disturbed
-                task.cancel()
+            self._serving.cancel(task)
         while self._serving:
             await asyncio.wait(self._serving)
         for owned in self._tasks:
