@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,15 @@ async def test_a_taken_port_is_refused_in_both_orders() -> None:
             GrpcioListener(CLOCK).bind(address)
         with pytest.raises(RuntimeError):
             grpc.aio.server().add_insecure_port(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "localhost", "[::1]", "127.0.0.1:99999", "127.0.0.1:http", "127.0.0.1:"]
+)
+async def test_an_address_without_a_port_is_refused(address: str) -> None:
+    """Core takes port 99999 for 34463, and 443 where there is none."""
+    with pytest.raises(BindError, match=re.escape(repr(address)) + ".*port"):
+        GrpcioListener(CLOCK).bind(address)
 
 
 async def test_a_taken_unix_socket_is_refused(tmp_path: Path) -> None:

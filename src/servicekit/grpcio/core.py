@@ -20,7 +20,7 @@ from .factories import own
 from .handlers import Handlers
 from .incoming import Tally
 from .kept import Kept
-from .sockets import answers, unix_path
+from .sockets import answers, unix_path, wrong_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,9 @@ class CoreServer:
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
         """Bind ``address`` and return it with the port that it got. Raises BindError, naming it, when that fails."""
+        if (wrong := wrong_port(address)) is not None:  # core would bind another port, or say that the address is taken
+            msg = f"cannot listen on {address!r}: {wrong}"
+            raise BindError(msg)
         path = unix_path(address)
         if path is not None and answers(path):  # core would take the path away from who listens there
             msg = f"cannot listen on {address!r}: somebody else does"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _FILES = "/dev/fd"
+_UNNUMBERED = ("unix:", "unix-abstract:", "vsock:")
+_LAST_PORT = 65535
 _PORT = re.compile(r":(\d+)$")
 
 
@@ -57,6 +59,18 @@ def unix_path(address: str) -> str | None:
     if not address.startswith("unix:"):
         return None
     return address.removeprefix("unix:").removeprefix("//")
+
+
+def wrong_port(address: str) -> str | None:
+    """Return what is wrong with the port of ``address``, None where nothing is, or where it has none to have."""
+    if address.startswith(_UNNUMBERED):
+        return None
+    _, colon, port = address.rpartition(":")
+    if not colon or port.endswith("]"):
+        return "it has no port (host:port, with port 0 for any that is free)"
+    if not port.isdecimal() or not port.isascii() or int(port) > _LAST_PORT:
+        return f"{port!r} is no port (0 to {_LAST_PORT})"
+    return None
 
 
 def answers(path: str) -> bool:
