@@ -329,3 +329,22 @@ async def test_what_is_kept_raises_for_every_waiter_and_may_be_dropped() -> None
     another = Kept(operation())
     another.drop()
     another.drop()
+
+
+async def test_what_is_dropped_says_so_to_who_waits() -> None:
+    """A child task of a servicer may still wait for a message when the call is over."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def operation() -> None:
+        await future
+
+    kept = Kept(operation())
+
+    async def wait() -> None:
+        await kept
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    kept.drop()
+    with pytest.raises(Ended):
+        await waiting

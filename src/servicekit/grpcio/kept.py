@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from servicekit.wire import Ended
+
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Coroutine, Generator
@@ -58,7 +60,7 @@ class Kept(Generic[T]):
         return True
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Return the coroutine's result or raise what it raised. Cancel-safe."""
+        """Return the coroutine's result or raise what it raised; Ended when it was dropped. Cancel-safe."""
         while not self.advance():
             future = self._future
             assert future is not None  # noqa: S101 - it waits for something
@@ -73,8 +75,10 @@ class Kept(Generic[T]):
         return self._result
 
     def drop(self) -> None:
-        """Forget the operation: nobody will wait for it any more. Idempotent."""
+        """Forget the operation, whose RPC is over: who still waits for it is told so by Ended. Idempotent."""
         coroutine, future = self._coroutine, self._future
+        if coroutine is not None:
+            self._error = Ended()
         self._coroutine = self._future = None
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # looked at, so that asyncio does not log it
