@@ -18,8 +18,8 @@ from servicekit.wire import BindError
 
 from .factories import own
 from .handlers import Handlers
-from .incoming import Tally
 from .kept import Kept
+from .running import Tally
 from .sockets import answers, unix_path, wrong_port
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from servicekit.clock import Clock
     from servicekit.wire import Route
 
-    from .incoming import Tasks
     from .options import Options
+    from .running import Tasks
 
 _PORT_ZERO: Final = re.compile(r"(?<=:)0+$")
 _FLUSH: Final = 2.0  # for what is still being sent when the last RPC has ended

@@ -13,7 +13,8 @@ from servicekit.call import Kind
 from servicekit.errors import Code
 from servicekit.wire import Incoming, Route, Status
 
-from .incoming import GrpcioIncoming, Tally, Tasks
+from .incoming import GrpcioIncoming
+from .running import Tally, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

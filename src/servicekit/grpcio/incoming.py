@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from servicekit.clock import Clock
     from servicekit.metadata import Pairs
 
+    from .running import Tally, Tasks
+
 _LOGGER = logging.getLogger(__name__)
 
 _ENCODINGS: Final = {
@@ -39,44 +41,6 @@ _BUSY: Final = "TOO_MANY_OPERATIONS"  # one message at a time, says core
 _LOOK: Final = 0.001  # seconds between two looks at whether it has sent the one before
 
 _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
-
-
-class Tasks(set[asyncio.Task[None]]):
-    """The serving tasks that run. ``cancelled`` holds those among them that were told to end.
-
-    ``task.cancelling()`` does not tell: up to Python 3.12 a TaskGroup that fails leaves its own cancellation counted.
-    """
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        super().__init__()
-        self.cancelled: set[asyncio.Task[None]] = set()
-
-    def cancel(self, task: asyncio.Task[None]) -> None:
-        """Tell a task to end, once: what cleans up after the first time is not to be disturbed."""
-        if task not in self.cancelled and not task.done():
-            self.cancelled.add(task)
-            task.add_done_callback(self.cancelled.discard)
-            task.cancel()
-
-
-class Tally:
-    """How many RPCs of one server have begun and not ended. Counted in place: a call per call would cost one more."""
-
-    __slots__ = ("count", "idle")
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.count = 0
-        self.idle: asyncio.Future[None] | None = None  # done when there are none, if anybody waits for that
-
-    def leave(self) -> None:
-        """Count one less."""
-        self.count -= 1
-        if not self.count and self.idle is not None:
-            if not self.idle.done():
-                self.idle.set_result(None)
-            self.idle = None
 
 
 class GrpcioIncoming:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from servicekit.wire import BindError
 
 from .core import CoreServer
-from .incoming import Tasks
 from .options import SERVER, Options, merged
+from .running import Tasks
 from .sockets import share, unix_path
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from servicekit.call import Call, deadline_error
 from servicekit.errors import Code, Error
 from servicekit.mapping import to_error
 from servicekit.metadata import Metadata
-from servicekit.wire import END, Ended
+from servicekit.wire import Ended
 
 from .codec import malformed_request
+from .received import Received
 from .requests import Requests
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Served:
             return codec.blank()
 
     def _received(self) -> AsyncIterator[Any]:
-        return _Received(self, self._method.codec)
+        return Received(self, self._method.codec)
 
     def begin(self, call: Call) -> None:
         """Let ``call`` be the attempt that is under way. Raises what stands in its way."""
@@ -313,43 +314,6 @@ class Served:
         await self.incoming.finish(status)
         if self.insisting is not None:
             await self.insisting
-
-
-class _Received:
-    """The request messages as they come from the wire, decoded. A cancelled read loses nothing."""
-
-    __slots__ = ("_codec", "_exchange")
-
-    def __init__(self, exchange: Served, codec: Codec) -> None:
-        self._exchange = exchange
-        self._codec = codec
-
-    def __aiter__(self) -> _Received:
-        return self
-
-    async def __anext__(self) -> Any:
-        exchange = self._exchange
-        try:
-            data = await exchange.incoming.receive()
-        except Ended:
-            await asyncio.sleep(0)  # a servicer that swallows this, over and over, must not hold the loop
-            raise exchange.over(exchange.call) from None
-        if data is END:
-            raise StopAsyncIteration
-        call = exchange.call
-        try:
-            message = self._decoded(data)
-            call.received(message, len(data))
-        except Exception as error:
-            exchange.fail(call, error)
-            raise
-        return message
-
-    def _decoded(self, data: bytes) -> Any:
-        try:
-            return self._codec.decode(data)
-        except Exception as error:  # a decoder may raise anything, and its text may quote the input
-            raise malformed_request() from error
 
 
 def _current_task() -> asyncio.Task[Any] | None:
