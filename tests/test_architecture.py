@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src"
 PACKAGE = SRC / "servicekit"
 
 FLOORS: list[set[str]] = [
-    {"errors", "metadata", "clock", "call", "wire"},
+    {"errors", "metadata", "clock", "call", "current", "wire"},
     {
         "endpoint",
         "telemetry",

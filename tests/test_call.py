@@ -5,18 +5,9 @@ import contextvars
 
 import pytest
 
-from servicekit.call import (
-    Call,
-    Kind,
-    Method,
-    Side,
-    current_call,
-    deadline_error,
-    detached,
-    parent_call,
-    serving,
-)
+from servicekit.call import Call, Kind, Method, Side, deadline_error
 from servicekit.clock import MovableClock
+from servicekit.current import current_call, detached, parent_call, serving
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
 from servicekit.wire import Security

@@ -6,9 +6,10 @@ This is the face: what most services ever type. The rest has its own modules (``
 
 from __future__ import annotations
 
-from .call import Call, Idempotency, Kind, Method, Side, current_call, detached
+from .call import Call, Idempotency, Kind, Method, Side
 from .client import connect
 from .clock import Clock, SystemClock
+from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
 from .errors import Code, Error
 from .middleware import AccessLog, Deadline, Recovery, RequestId, standard, standard_client

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .call import detached
 from .clock import Clock
+from .current import detached
 
 T = TypeVar("T")
 

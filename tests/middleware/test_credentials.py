@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from servicekit.call import Call, Side, current_call
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
+from servicekit.current import current_call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
 from servicekit.middleware import AccessLog, Credentials, Token

@@ -11,8 +11,9 @@ import grpc
 import pytest
 from cryptography import x509
 
-from servicekit.call import Call, current_call
+from servicekit.call import Call
 from servicekit.client import connect
+from servicekit.current import current_call
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
 from servicekit.middleware import MtlsIdentity

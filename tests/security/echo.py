@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias
 
-from servicekit.call import Kind, current_call
+from servicekit.call import Kind
+from servicekit.current import current_call
 from servicekit.principal import principal_of
 from servicekit.server import Server
 from servicekit.testing import Pair

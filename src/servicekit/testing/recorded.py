@@ -15,8 +15,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TypeAlias
 
-from servicekit.call import Call, Idempotency, Kind, Method, Side, deadline_error, serving
+from servicekit.call import Call, Idempotency, Kind, Method, Side, deadline_error
 from servicekit.clock import Clock, MovableClock, Timer
+from servicekit.current import serving
 from servicekit.endpoint import Chain, Endpoint, Message, Middleware
 from servicekit.mapping import ErrorMapping, to_error, unexpected
 from servicekit.metadata import Metadata

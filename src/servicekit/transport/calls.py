@@ -24,7 +24,8 @@ from .writes import Writes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
 
-    from .exchange import Exchange, Source
+    from .exchange import Exchange
+    from .handover import Source
 
 
 class _Call:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from servicekit.call import Call, Kind, Side, parent_call
+from servicekit.call import Call, Kind, Side
 from servicekit.clock import SystemClock
+from servicekit.current import parent_call
 from servicekit.endpoint import Chain
 from servicekit.errors import Code, Error
 from servicekit.inherit import inherited
 from servicekit.metadata import Metadata
 
+from .attempt import Sender
 from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
 from .codec import Codec
-from .exchange import Exchange, Options, Sender
+from .exchange import Exchange, Options
 from .methods import describe
 from .requests import Requests, each
 from .status import as_tuple

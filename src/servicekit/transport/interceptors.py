@@ -18,11 +18,12 @@ from servicekit.endpoint import chain
 from servicekit.grpcio.handlers import handler_for
 from servicekit.mapping import ErrorMapping
 
+from .attempt import Sender
 from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
 from .channel import Caller, requests_of
 from .codec import Codec
 from .continuation import ContinuationWire
-from .exchange import Options, Sender
+from .exchange import Options
 from .methods import describe
 from .router import MOST_ROUTES, failing_handler, handler_of, unknown_handler
 from .shared import Serving

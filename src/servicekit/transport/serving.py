@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from servicekit.call import Side, deadline_error, enter, entered, serving
+from servicekit.call import Side, deadline_error
+from servicekit.current import enter, entered, serving
 from servicekit.errors import Code, Error
 from servicekit.mapping import error_id, to_error
 from servicekit.metadata import Metadata

@@ -1,0 +1,223 @@
+"""One attempt at a call: what it sends on the wire, and what comes back for the caller or is the chain's failure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from servicekit.errors import Code, Error
+from servicekit.metadata import Metadata
+from servicekit.wire import END, Ended, Head
+
+from .codec import malformed_request, malformed_response, size_of
+from .exchange import Exchange
+from .status import enrich
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+    from servicekit.call import Call
+    from servicekit.clock import Clock
+    from servicekit.wire import Reply, Status, Stream, Wire
+
+    from .codec import Codec
+    from .handover import Taken
+
+
+class Sender:
+    """The innermost endpoint of one method on the client: one attempt on the wire."""
+
+    __slots__ = ("_clock", "_codec", "_wire")
+
+    def __init__(self, wire: Wire, codec: Codec, clock: Clock) -> None:
+        """Send over ``wire`` what ``codec`` makes of messages."""
+        self._wire = wire
+        self._codec = codec
+        self._clock = clock
+
+    async def __call__(self, request: Any, call: Call) -> Any:
+        """Make one attempt. Raises Error for every way to fail but the caller's own iterator's."""
+        exchange = call._exchange  # noqa: SLF001 - transport made it
+        assert isinstance(exchange, Exchange)  # noqa: S101 - one chain, one transport
+        exchange.begin(call)
+        kind = call.method.kind
+        data = None if kind.request_streaming else self._encoded(request, call)
+        head = Head(
+            path=call.path,
+            metadata=call.metadata.pairs(),
+            deadline=call.deadline,
+            wait_for_ready=exchange.options.wait_for_ready,
+            credentials=exchange.options.credentials,
+            compression=exchange.options.compression,
+        )
+        response = None
+        try:
+            if data is not None and not kind.response_streaming:
+                response = await self._unary(head, data, call)
+            else:
+                response = await self._stream(head, data, request, call, exchange)
+        except asyncio.CancelledError:
+            if call.failure is None:
+                raise
+        except Error:
+            if call.failure is None:
+                raise
+        if call.failure is not None:
+            task = asyncio.current_task()
+            if exchange.stopping and task is exchange.task and task.cancelling():
+                task.uncancel()
+            raise call.failure
+        call.settle()
+        return response
+
+    def _encoded(self, request: Any, call: Call) -> bytes:
+        try:
+            data = self._codec.encode(request)
+        except Exception as error:
+            malformed = malformed_request()
+            malformed.begun = False
+            raise malformed from error
+        call.sent(request, size_of(data))
+        return data
+
+    async def _unary(self, head: Head, data: bytes, call: Call) -> Any:
+        try:
+            reply: Reply = await self._wire.unary(head, data)
+        except Error as error:
+            call.headers, call.trailers = Metadata(error.headers), Metadata(error.trailers)
+            raise enrich(error) from None
+        call.headers, call.trailers, call.peer = Metadata(reply.headers), Metadata(reply.trailers), reply.peer
+        return self._decoded(reply.data, call)
+
+    def _decoded(self, data: bytes, call: Call) -> Any:
+        try:
+            response = self._codec.decode(data)
+        except Exception as error:
+            raise malformed_response() from error
+        call.received(response, size_of(data))
+        return response
+
+    async def _stream(self, head: Head, data: bytes | None, request: Any, call: Call, exchange: Exchange) -> Any:
+        stream = self._wire.open(head, data)
+        attempt = Attempt(stream, self._codec, call, exchange)
+        exchange.bind(attempt)
+        pump = None if data is not None else asyncio.ensure_future(self._pump(request, call, stream))
+        response: Any = END
+        failure: Exception | None = None
+        try:
+            if not call.method.kind.response_streaming:
+                response = await self._one(stream, call)
+            status = await stream.ended()
+            call.headers, call.trailers = Metadata(await stream.headers()), Metadata(status.trailers)
+            call.peer = stream.peer
+            failure = call.failure or _failure_of(status, call)
+            if failure is None and response is END and not call.method.kind.response_streaming:
+                failure = Error(Code.UNIMPLEMENTED, "the server sent no response to a call that has one")
+        except Exception as error:  # noqa: BLE001 - raised below, when nothing of the attempt is left
+            failure = error
+        finally:
+            stream.cancel()
+            if pump is not None:
+                # What the caller's own iterator raised is why the stream ended, whatever its status says.
+                failure = await _ended(pump) or failure
+        if failure is not None:
+            exchange.unbind(attempt, failure)
+            raise failure
+        attempt.on_the_wire = False
+        return None if response is END else response
+
+    async def _one(self, stream: Stream, call: Call) -> Any:
+        """Return the one response of a client stream, or END when there is none: its status will say why."""
+        data = await stream.receive()
+        if data is END:
+            return END
+        response = self._decoded(data, call)
+        if await stream.receive() is not END:
+            raise Error(Code.UNIMPLEMENTED, "the server sent more than one response to a call that has one")
+        return response
+
+    async def _pump(self, request: AsyncIterable[Any], call: Call, stream: Stream) -> None:
+        try:
+            async for message in request:
+                try:
+                    data = self._codec.encode(message)
+                except Exception as error:
+                    raise malformed_request() from error
+                call.sent(message, size_of(data))
+                await stream.send(data)
+            await stream.half_close()
+        except Ended:
+            pass  # the peer has said its last word: stream.ended() knows it
+        except BaseException:
+            stream.cancel()
+            raise
+
+
+async def _ended(pump: asyncio.Task[None]) -> Exception | None:
+    """Return what the pump raised; end it if it is still at work, whatever it makes of that."""
+    if not pump.done():
+        pump.cancel()
+        await asyncio.wait([pump])
+        if not pump.cancelled():
+            pump.exception()  # what a generator raises for being closed is not why the call ended
+        return None
+    if pump.cancelled():
+        return None
+    error = pump.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return error
+
+
+def _failure_of(status: Status, call: Call) -> Error | None:
+    if status.code is Code.OK:
+        return None
+    return enrich(
+        Error(
+            status.code,
+            status.message,
+            begun=status.begun,
+            by=status.by,
+            headers=call.headers.pairs(),
+            trailers=status.trailers,
+        )
+    )
+
+
+class Attempt:
+    """The messages of one attempt on a wire."""
+
+    __slots__ = ("_call", "_codec", "_exchange", "_stream", "on_the_wire")
+
+    def __init__(self, stream: Stream, codec: Codec, call: Call, exchange: Exchange) -> None:
+        """Take from ``stream`` what ``codec`` makes of it."""
+        self.on_the_wire = True
+        self._stream = stream
+        self._codec = codec
+        self._call = call
+        self._exchange = exchange
+
+    async def take(self) -> Taken:
+        """Return the next message; END when the stream has ended, or broke here: then the chain knows why."""
+        data = await self._stream.receive()
+        if data is END or self._exchange.bound not in (self, None):  # too late: another attempt has begun
+            return END
+        try:
+            message = self._codec.decode(data)
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the chain is told
+            malformed = malformed_response()
+            malformed.__cause__ = error
+            self._call.fail(malformed)
+            self._stream.cancel()
+            return END
+        try:
+            self._call.received(message, size_of(data))
+        except Exception:  # noqa: BLE001 - it is the call's failure now, and comes to the caller through the chain
+            self._stream.cancel()
+            return END
+        self._exchange.committed = True
+        return message
+
+    async def headers(self) -> Metadata:
+        """Return the response's initial metadata once it is there."""
+        return Metadata(await self._stream.headers())
