@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
         "principal",
         "refreshed",
         "policy",
-        "report",
+        "call_report",
         "loop_lag",
     },
     {"middleware", "discovery", "http2"},

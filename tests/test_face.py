@@ -12,6 +12,7 @@ AccessLog(telemetry, *, auxiliary, success_ratio, slow)
 BindError
 Call
 CallError(error, *, inherited)
+CallReport(*, method, attempts, decisions, waited, seconds)
 Clock
 Code
 Deadline(*, default, cap, doomed)
@@ -37,6 +38,7 @@ connect(target, *, middleware, telemetry, credentials, interceptors, options, co
 current_call()
 detached()
 only(match, middleware)
+report(of)
 server_interceptor(middleware, *, errors, threads, clock)
 standard(telemetry, *, errors)
 standard_client(telemetry, *, target)

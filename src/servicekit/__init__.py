@@ -7,11 +7,12 @@ This is the face: what most services ever type. The rest has its own modules (``
 from __future__ import annotations
 
 from .call import Call, Idempotency, Kind, Method, Side
+from .call_report import report
 from .client import connect
 from .clock import Clock, SystemClock
 from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
-from .errors import Code, Error
+from .errors import CallReport, Code, Error
 from .middleware import AccessLog, Deadline, Recovery, RequestId, standard, standard_client
 from .process.drain import Drain, Exit
 from .server import Server
@@ -25,6 +26,7 @@ __all__ = [
     "BindError",
     "Call",
     "CallError",
+    "CallReport",
     "Clock",
     "Code",
     "Deadline",
@@ -49,6 +51,7 @@ __all__ = [
     "current_call",
     "detached",
     "only",
+    "report",
     "server_interceptor",
     "standard",
     "standard_client",

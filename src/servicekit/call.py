@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from .errors import Code, Error, code_of
 from .metadata import Metadata
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import MethodOptions
 
     from .clock import Clock
+    from .errors import Attempt
     from .metadata import Pairs
 
 Hook: TypeAlias = "Callable[[object, int], None]"
 DecisionHook: TypeAlias = "Callable[[str, str], None]"
+Note: TypeAlias = tuple[str, str, float, float]
+"""A link, what it decided ("" for a wait), when, and for how many seconds it waited."""
 
 
 class Kind(enum.Enum):
@@ -141,6 +144,12 @@ class Call:
     over = False
     logged = False  # whether somebody wrote down why it failed
     used = False
+    began = 0.0  # when the attempt was handed to the wire
+    ended: float | None = None
+    again = ""  # the link that makes this attempt after or beside an earlier one
+    waited = 0.0  # for how many seconds that link has waited first
+    attempts: tuple[Call | Attempt, ...] = ()  # on the call itself, from transport: an Attempt is one that has failed
+    _notes: list[Note] | None = None
     _state: dict[str, object] | None = None
     _headers: Metadata | None = None
     _trailers: Metadata | None = None
@@ -241,8 +250,37 @@ class Call:
 
         Both are words of a small fixed set, for they become labels of a metric: what varies is in the error.
         """
+        if self.side is Side.CLIENT:
+            self._note(link, decision, self.clock.time(), 0.0)
         for hook in self._on_decision:
             hook(link, decision)
+
+    def waiting(self, link: str) -> Waiting:
+        """Return a context manager around what ``link`` lets the call wait for, so that its report can tell."""
+        return Waiting(self, link)
+
+    def note_wait(self, link: str, since: float, seconds: float) -> None:
+        """Take note that ``link`` made the call wait so long: what ``waiting`` does at its end."""
+        if self.side is Side.CLIENT:
+            self._note(link, "", since, seconds)
+
+    def _note(self, link: str, decision: str, when: float, seconds: float) -> None:
+        if self._notes is None:
+            self._notes = []
+        self._notes.append((link, decision, when, seconds))
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """What links have decided about this call, and how long they let it wait; all attempts share it."""
+        return self._notes or ()
+
+    @property
+    def root(self) -> Call:
+        """The call itself: what this attempt was forked from, or what that one was."""
+        call = self
+        while call.origin is not None:
+            call = call.origin
+        return call
 
     def send(self, message: object) -> Coroutine[Any, Any, None]:
         """Send one message of a streaming response; to be awaited, returns when more is welcome.
@@ -252,11 +290,13 @@ class Call:
         """
         return self._exchange.send(self, message)  # no coroutine of its own: all of them are gone through per message
 
-    def fork(self) -> Call:
+    def fork(self, *, again: str = "", waited: float = 0.0) -> Call:
         """Return another attempt at this call, to be given to ``next`` in its place.
 
-        It begins with this call's metadata and hooks, and with nothing received, sent or failed. Attempts do not see
-        each other's changes; the one that succeeds hands its headers, trailers and instance back.
+        A link that makes one after or beside an earlier one names itself in ``again``, and says for how many seconds it
+        has waited before: both are for the report. The attempt begins with this call's metadata and hooks, and with
+        nothing received, sent or failed. Attempts do not see each other's changes; the one that succeeds hands its
+        headers, trailers and instance back.
         """
         attempt = Call(
             self.method,
@@ -269,13 +309,15 @@ class Call:
             deadline=self.deadline,
             parent=self.parent,
         )
-        root = self
-        while root.origin is not None:
-            root = root.origin
+        root = self.root
         root.attempt += 1  # on the call itself this counts its attempts
         attempt.attempt = root.attempt
         attempt.origin = self
         attempt.tried = self.tried
+        attempt.again, attempt.waited = again, waited
+        if self._notes is None:
+            self._notes = []
+        attempt._notes = self._notes
         attempt.headers, attempt.trailers = self.headers.copy(), self.trailers.copy()
         attempt._state = self.state
         attempt._on_received, attempt._on_sent = self._on_received, self._on_sent
@@ -333,6 +375,8 @@ class Call:
     def settle(self) -> None:
         """Hand what this attempt brought back to the call it was forked from. Called by transport on success."""
         origin = self.origin
+        if origin is not None and self.ended is None:
+            self.ended = self.clock.time()
         while origin is not None:
             origin.headers, origin.trailers = self.headers, self.trailers
             origin.instance, origin.peer = self.instance, self.peer
@@ -362,6 +406,28 @@ class Call:
         time = "" if left is None else f", {left:.3f}s left"
         attempt = f", attempt {self.attempt}" if self.origin is not None else ""
         return f"<Call {self.path} {self.method.kind.value} on the {self.side.value}{attempt}{time}>"
+
+
+class Waiting:
+    """Takes note of how long a link makes a call wait, however the wait ends: then it is in ``seconds``."""
+
+    __slots__ = ("_call", "_link", "_since", "seconds")
+
+    def __init__(self, call: Call, link: str) -> None:
+        """Wait on behalf of ``link``."""
+        self._call = call
+        self._link = link
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._since = self._call.clock.time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Tell the call."""
+        self.seconds = self._call.clock.time() - self._since
+        self._call.note_wait(self._link, self._since, self.seconds)
 
 
 def deadline_error() -> Error:

@@ -1,9 +1,10 @@
-"""What can go wrong: the canonical codes, and the one exception that crosses layers."""
+"""What can go wrong: the canonical codes, the one exception that crosses layers, and what became of its call."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 M = TypeVar("M", bound="Message")
+
+_SHOWN = 200
+"""Characters of another side's message that a line shows."""
 
 
 class Code(enum.IntEnum):
@@ -54,8 +58,13 @@ class Error(Exception):
 
     On an error that came out of a call, ``begun`` is False when the peer cannot have started the work, ``by`` says
     who ended it, and ``headers`` and ``trailers`` hold the metadata that came with it. ``refused`` marks one that a link
-    on this side raised in the place of a call: nobody else was asked.
+    on this side raised in the place of a call: nobody else was asked. ``report`` is what became of that call, attempt
+    by attempt; None on an error that came out of none.
     """
+
+    report: CallReport | None = None
+    # Whether the text of ``__cause__`` belongs in the log: it may quote what came over the wire, but no secret of ours.
+    tells_cause = False
 
     def __init__(  # noqa: PLR0913 - one place where a failure is described; all but two are keywords
         self,
@@ -100,6 +109,102 @@ class Error(Exception):
         """Return the code, the message and the reason, never the details (they may hold anything)."""
         reason = f", reason={self.reason!r}" if self.reason else ""
         return f"Error({self.code.name}, {self.message!r}{reason})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt that was handed to the wire. All times are in seconds.
+
+    ``number`` counts from 1; one that a link on this side refused is missing from the row, and told of by a decision.
+    ``instance`` is the address that was asked, "" where the wire does not know. ``again`` is the link that made it after
+    or beside an earlier one ("retry", "hedge"), ``waited`` how long that link waited first; "" and 0.0 for the first.
+
+    ``code``, ``message``, ``reason``, ``begun`` and ``retry_after`` are how it ended, as an Error has them; ``code`` is
+    None while it is under way. What is no Error has UNKNOWN and its class's name.
+
+    ``started`` counts from the start of the call. ``seconds`` is how long it took, or has until now.
+    """
+
+    number: int = 1
+    instance: str = ""
+    again: str = ""
+    waited: float = 0.0
+    code: Code | None = None
+    message: str = ""
+    reason: str = ""
+    begun: bool = True
+    retry_after: float | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """Return "attempt 2 (retry after 51.0 ms) at 10.0.0.1:50051: UNAVAILABLE 'down' in 3.1 ms"."""
+        again = f" ({self.again} after {_ms(self.waited)})" if self.again else ""
+        where = f" at {self.instance}" if self.instance else ""
+        ended = "under way for" if self.code is None else f"{self.code.name}{self._why()} in"
+        return f"attempt {self.number}{again}{where}: {ended} {_ms(self.seconds)}"
+
+    def _why(self) -> str:
+        message = self.message if len(self.message) <= _SHOWN else f"{self.message[:_SHOWN]}…"
+        told = [f" {message!r}"] if message else []
+        if self.reason:
+            told.append(f" {self.reason}")
+        if not self.begun:
+            told.append(", never begun,")
+        if self.retry_after is not None:
+            told.append(
+                f", come back after {_ms(self.retry_after)}," if self.retry_after >= 0 else ", do not come back,"
+            )
+        return "".join(told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a link decided about the call, ``after`` so many seconds: ``link`` and ``decision`` are fixed words."""
+
+    link: str
+    decision: str
+    after: float
+
+    def __str__(self) -> str:
+        """Return "retry: exhausted"."""
+        return f"{self.link}: {self.decision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallReport:
+    """What became of one call on the client: for a log, a terminal, or whoever decides what to do next.
+
+    ``attempts`` are those that were handed to the wire, in the order of their start; a call that was refused before
+    has none. ``decisions`` are what the links decided, in the order of time. ``waited`` is how many seconds each link
+    made the call wait, for those that did ("retry": the back-off). ``seconds`` is the whole, or what it is until now:
+    links do nothing else that takes time, so what neither an attempt nor a wait accounts for is the event loop's.
+
+    It holds no metadata and no message but the status messages.
+    """
+
+    method: str
+    attempts: tuple[Attempt, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    waited: tuple[tuple[str, float], ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """The instances that were asked, each once, in order."""
+        return tuple(dict.fromkeys(attempt.instance for attempt in self.attempts if attempt.instance))
+
+    def __str__(self) -> str:
+        """Return one line: the method, the whole time, then attempts and decisions in the order of time, and the waits."""
+        timed = [(attempt.started, str(attempt)) for attempt in self.attempts]
+        timed += [(decision.after, str(decision)) for decision in self.decisions]
+        told = [line for _, line in sorted(timed, key=lambda each: each[0])]
+        told += [f"{link} waited {_ms(seconds)}" for link, seconds in self.waited]
+        return f"{self.method} in {_ms(self.seconds)}: {'; '.join(told) or 'no attempt'}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 def code_of(error: BaseException | None) -> Code:

@@ -197,7 +197,10 @@ async def test_what_a_serializer_raises(over: Over, kind: Kind, chain: str, capl
 @KINDS
 @CHAINS
 async def test_what_a_deserializer_raises(over: Over, kind: Kind, chain: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A request that cannot be decoded is the client's mistake: it is told so in our words, never in the decoder's."""
+    """A request that cannot be decoded is the client's mistake: it is told so in our words, never in the decoder's.
+
+    Those are in the access log, once.
+    """
     log = Log(caplog)
     async with pair(registered(kind, decode=breaks), over=over, middleware=chain_of(chain, log)) as ends:
         answer = await ask(ends.channel, kind)
@@ -205,6 +208,8 @@ async def test_what_a_deserializer_raises(over: Over, kind: Kind, chain: str, ca
     assert SECRET not in answer.text
     if chain == "standard":
         assert (log.line["code"], log.line["error_type"]) == ("INVALID_ARGUMENT", "ValueError")
+        assert log.line["cause"] == f"ValueError: {SECRET}"
+        assert log.text.count(SECRET) == 1
 
 
 async def before(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term

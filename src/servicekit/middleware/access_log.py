@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import traceback
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Final
 
 from servicekit.call import Call, Side
+from servicekit.call_report import report
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
 from servicekit.mapping import error_id
 from servicekit.telemetry import LEVELS, Level, Telemetry, Write, recording
 
 _LONGEST_PATH = 128
+_LONGEST_CAUSE = 1024
 # What nobody did on purpose is an error, what time and load did a warning; refusing a bad request is a day's work.
 _LEVELS: Final[dict[Code, Level]] = {
     Code.INTERNAL: "error",
@@ -42,8 +45,10 @@ class AccessLog:
     attempts together); where there is one ``peer``, ``request_id``, ``trace_id`` and ``span_id`` (of a span that is
     recorded), ``remaining_ms`` (until the deadline), ``attempts`` (when more than one), and ``path`` (what was asked for,
     when the method is unknown: the method's name is the same for all of those). After a failure ``error`` (the message
-    that the other side sees or sent), ``reason``, ``error_type``, ``error_id``, on a client ``by`` (who ended it); after
-    an unexpected one the traceback. Never what is in a message, and of the metadata the request id only.
+    that the other side sees or sent), ``reason``, ``error_type``, ``error_id``, on a client ``by`` (who ended it) and
+    where there was more than one attempt ``report`` (each of them, and why); after an unexpected one the traceback. When
+    a message could not be decoded or encoded ``cause`` is what the codec says of it, which may quote it. Never what is
+    in a message otherwise, and of the metadata the request id only.
     """
 
     keeps_messages: ClassVar[bool] = True
@@ -161,7 +166,7 @@ def _fields(call: Call, count: _Count, code: str, error: BaseException | None) -
     if call.attempt > 1:
         fields["attempts"] = call.attempt
     if not method.known:
-        fields["path"] = _shown(call.path)
+        fields["path"] = _shown(call.path, _LONGEST_PATH)
     if error is not None:
         fields.update(_failure(call, error))
     return fields
@@ -179,14 +184,24 @@ def _failure(call: Call, error: BaseException) -> dict[str, object]:
         fields["reason"] = error.reason
     if call.side is Side.CLIENT:
         fields["by"] = error.by.value
-    name, cause = error_id(error.trailers), error.__cause__
+        if call.attempt > 1 and call.origin is None:
+            fields["report"] = str(report(call))
+    name = error_id(error.trailers)
     if name is not None:
         fields["error_id"] = name
-    if cause is not None:
-        fields["error_type"] = _type(cause)
-        # An id and a cause, both ours: not raised on purpose. What came over the wire may have the id alone.
-        if name is not None and error.by is By.LOCAL:
-            fields["exc_info"] = cause
+    if error.__cause__ is not None:
+        fields.update(_cause(error, error.__cause__, ours=name is not None and error.by is By.LOCAL))
+    return fields
+
+
+def _cause(error: Error, cause: BaseException, *, ours: bool) -> dict[str, object]:
+    fields: dict[str, object] = {"error_type": _type(cause)}
+    if error.tells_cause:
+        told = traceback.format_exception_only(cause)[-1].strip()  # also of one whose own str() fails
+        fields["cause"] = _shown(told, _LONGEST_CAUSE)
+    # An id and a cause, both ours: not raised on purpose. What came over the wire may have the id alone.
+    if ours:
+        fields["exc_info"] = cause
     return fields
 
 
@@ -195,7 +210,7 @@ def _type(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _shown(path: str) -> str:
+def _shown(text: str, longest: int) -> str:
     # Anybody may send anything here: printable ASCII only, and not more of it than helps.
-    shown = path[:_LONGEST_PATH].encode("unicode_escape").decode()
-    return shown if len(path) <= _LONGEST_PATH else shown + "..."
+    shown = text[:longest].encode("unicode_escape").decode()
+    return shown if len(text) <= longest else shown + "..."

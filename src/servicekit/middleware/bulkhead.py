@@ -76,7 +76,8 @@ class Bulkhead:
             turn = room.queue()
             timer = clock.call_at(until, lambda: None if turn.done() else turn.set_result(False))
             try:
-                placed = await turn
+                with call.waiting("bulkhead"):
+                    placed = await turn
             except asyncio.CancelledError:
                 if not room.unqueue(turn):
                     self._leave(room, key)  # it was given a place, and goes without using it

@@ -65,7 +65,8 @@ class Faults:
         least, most = self._range()
         if most:
             call.decide("faults", "delayed")
-            await call.clock.sleep(least + (most - least) * length)
+            with call.waiting("faults"):
+                await call.clock.sleep(least + (most - least) * length)
         if self.abort is not None:
             call.decide("faults", "aborted")
             raise _aborted(self.abort, call)

@@ -73,7 +73,7 @@ class Hedge:
         attempts = [first]
         try:
             if await self._is_wanted(first, call, latencies):
-                attempts.append(_Attempt(request, _beside(first, call), next))
+                attempts.append(_Attempt(request, _beside(first, call, call.clock.time() - started), next))
                 call.decide("hedge", "sent")
             winner = await _winner(attempts)
         finally:
@@ -112,7 +112,8 @@ class Hedge:
             call.decide("hedge", why_not)
             return False
         if pause:
-            await call.clock.sleep(pause)
+            with call.waiting("hedge"):
+                await call.clock.sleep(pause)
         return True
 
     def _why_not(self, pause: float, call: Call) -> str | None:
@@ -142,8 +143,8 @@ class _Attempt:
         return not isinstance(error, Error) or verdict(error) is Verdict.SUCCESS
 
 
-def _beside(first: _Attempt, call: Call) -> Call:
-    attempt = call.fork()
+def _beside(first: _Attempt, call: Call, waited: float) -> Call:
+    attempt = call.fork(again="hedge", waited=waited)
     attempt.metadata.set(PREVIOUS, "1")
     if first.call.instance is not None:
         attempt.tried = (*call.tried, first.call.instance)

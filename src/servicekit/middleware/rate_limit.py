@@ -109,7 +109,8 @@ class RateLimit:
     async def _queue(self, line: _Line, call: Call) -> None:
         self._may_wait(call, line.when(call.clock.time()))
         call.decide("rate_limit", "waited")
-        await line.turn(call.clock)
+        with call.waiting("rate_limit"):
+            await line.turn(call.clock)
 
     async def _ask(self, shared: _Shared, call: Call) -> None:
         clock, key, waited = call.clock, self._key(call), False
@@ -128,7 +129,8 @@ class RateLimit:
             if not waited:
                 waited = True
                 call.decide("rate_limit", "waited")
-            await clock.sleep(delay)
+            with call.waiting("rate_limit"):
+                await clock.sleep(delay)
 
     def _may_wait(self, call: Call, turn: float) -> None:
         """Raise the refusal of a call that may not wait until ``turn``."""

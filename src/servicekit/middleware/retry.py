@@ -36,8 +36,8 @@ class Retry:
     sends), nothing is retried.
 
     The caller gets the first success, or the last error that somebody else gave: not what a link of this side made of
-    it. Decisions, as ``retry``: "retried", and where it would have helped but was not done "exhausted", "committed",
-    "not_idempotent", "nested", "pushed_back", "not_kept", "too_late", "over_budget".
+    it; its ``report`` tells of every attempt. Decisions, as ``retry``: "retried", and where it would have helped but was
+    not done "exhausted", "committed", "not_idempotent", "nested", "pushed_back", "not_kept", "too_late", "over_budget".
 
     For the client, outside of the balancer (``call.tried`` tells it where not to go again); on a server every call
     passes.
@@ -65,10 +65,10 @@ class Retry:
         self.budget.call(call.clock.time())
         if call.method.kind.request_streaming:
             self._keep(request, call)
-        number, tried = 0, call.tried
+        number, tried, waited = 0, call.tried, 0.0
         last: Error | None = None
         while True:
-            attempt = call.fork()
+            attempt = call.fork(again="retry" if number else "", waited=waited)
             attempt.tried = tried
             if number:
                 attempt.metadata.set(PREVIOUS, str(number))
@@ -86,7 +86,9 @@ class Retry:
                 raise last
             if attempt.instance is not None:
                 tried = (*tried, attempt.instance)
-            await call.clock.sleep(delay)
+            with call.waiting("retry") as wait:
+                await call.clock.sleep(delay)
+            waited = wait.seconds
 
     async def _attempt(self, request: Message, attempt: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
         started = attempt.clock.time()

@@ -41,32 +41,33 @@ class Sender:
         assert isinstance(exchange, Exchange)  # noqa: S101 - one chain, one transport
         exchange.begin(call)
         kind = call.method.kind
-        data = None if kind.request_streaming else self._encoded(request, call)
-        head = Head(
-            path=call.path,
-            metadata=call.metadata.pairs(),
-            deadline=call.deadline,
-            wait_for_ready=exchange.options.wait_for_ready,
-            credentials=exchange.options.credentials,
-            compression=exchange.options.compression,
-        )
         response = None
         try:
-            if data is not None and not kind.response_streaming:
-                response = await self._unary(head, data, call)
-            else:
-                response = await self._stream(head, data, request, call, exchange)
-        except asyncio.CancelledError:
-            if call.failure is None:
-                raise
-        except Error:
-            if call.failure is None:
-                raise
-        if call.failure is not None:
-            task = asyncio.current_task()
-            if exchange.stopping and task is exchange.task and task.cancelling():
-                task.uncancel()
-            raise call.failure
+            data = None if kind.request_streaming else self._encoded(request, call)
+            head = Head(
+                path=call.path,
+                metadata=call.metadata.pairs(),
+                deadline=call.deadline,
+                wait_for_ready=exchange.options.wait_for_ready,
+                credentials=exchange.options.credentials,
+                compression=exchange.options.compression,
+            )
+            try:
+                if data is not None and not kind.response_streaming:
+                    response = await self._unary(head, data, call)
+                else:
+                    response = await self._stream(head, data, request, call, exchange)
+            except (asyncio.CancelledError, Error):
+                if call.failure is None:
+                    raise
+            if call.failure is not None:
+                task = asyncio.current_task()
+                if exchange.stopping and task is exchange.task and task.cancelling():
+                    task.uncancel()
+                raise call.failure  # noqa: TRY301 - it ends the attempt as any other error does
+        except BaseException as error:
+            exchange.failed(call, error)
+            raise
         call.settle()
         return response
 

@@ -11,7 +11,7 @@ from .status import GRPC_CODES
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from servicekit.errors import Error
+    from servicekit.errors import CallReport, Error
 
 M = TypeVar("M", bound="Message")
 
@@ -20,7 +20,8 @@ class CallError(grpc.aio.AioRpcError):
     """Raised when a call fails, whether or not it reached the wire. ``except grpc.aio.AioRpcError`` catches it.
 
     ``error`` is the failure as every layer below saw it; ``reason``, ``retry_after`` (seconds, or None) and
-    ``detail(BadRequest)`` read from it what the server said beyond code and message.
+    ``detail(BadRequest)`` read from it what the server said beyond code and message, and ``report`` what became of
+    every attempt. It can be copied and pickled.
     """
 
     def __init__(self, error: Error, *, inherited: bool = False) -> None:
@@ -45,6 +46,11 @@ class CallError(grpc.aio.AioRpcError):
     def retry_after(self) -> float | None:
         """When the server wants to be asked again, in seconds, or None."""
         return self.error.retry_after
+
+    @property
+    def report(self) -> CallReport | None:
+        """What became of the call: every attempt and why it failed, what links decided, and where the time went."""
+        return self.error.report
 
     def detail(self, kind: type[M]) -> M | None:
         """Return the first error detail of type ``kind``, or None."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from servicekit.call_report import report
 from servicekit.errors import Code, Error
 from servicekit.wire import END
 
@@ -23,6 +24,8 @@ from .writes import Writes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
+
+    from servicekit.errors import CallReport
 
     from .exchange import Exchange
     from .handover import Source
@@ -139,6 +142,11 @@ class _Call:
         if isinstance(error, Error):
             raise CallError(error, inherited=self._exchange.inherited)
         raise error
+
+    @property
+    def report(self) -> CallReport:
+        """What became of the RPC until now: every attempt, what links decided, and where the time went."""
+        return report(self._exchange.call)
 
     def __repr__(self) -> str:
         """Return the method, and how the RPC ended or that it goes on."""

@@ -35,13 +35,17 @@ class Codec:
 
 
 def malformed_request() -> Error:
-    """Return the error of a request that cannot be decoded, or encoded: never the codec's own text."""
-    return Error(Code.INVALID_ARGUMENT, "malformed request message")
+    """Return the error of a request that cannot be decoded, or encoded. The codec's own text, its cause, is for the log."""
+    error = Error(Code.INVALID_ARGUMENT, "malformed request message")
+    error.tells_cause = True
+    return error
 
 
 def malformed_response() -> Error:
-    """Return the error, seen by the client, of a response that cannot be decoded."""
-    return Error(Code.INTERNAL, "malformed response message")
+    """Return the error, seen by the client, of a response that cannot be decoded; its cause too is for the log."""
+    error = Error(Code.INTERNAL, "malformed response message")
+    error.tells_cause = True
+    return error
 
 
 def size_of(message: object) -> int:

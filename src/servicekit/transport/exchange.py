@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
+from servicekit.call_report import failed, report
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Security
 
@@ -108,8 +109,12 @@ class Exchange(Handover):
     def _conclude(self, error: BaseException | None) -> None:
         if self.over:
             return
-        self.over = self.call.over = True
+        call = self.call
+        self.over = call.over = True
+        call.ended = call.clock.time()
         self.error = error
+        if isinstance(error, Error):
+            error.report = report(call)
         self._under_way.discard(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -141,9 +146,17 @@ class Exchange(Handover):
             msg = "next() was called twice with the same call: every further attempt takes call.fork()"
             raise RuntimeError(msg)
         call.used = True
-        if self.stopping and self.call.failure is not None:
-            raise self.call.failure  # the call was ended as a whole: no attempt can change that
+        root = self.call
+        if self.stopping and root.failure is not None:
+            raise root.failure  # the call was ended as a whole: no attempt can change that
         self._check_uncommitted()
+        call.began = call.clock.time()
+        root.attempts = (*root.attempts, call)
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Take note of how the attempt ``call`` has failed."""
+        told = failed(call, error)
+        self.call.attempts = tuple(told if each is call else each for each in self.call.attempts)
 
     def _check_uncommitted(self) -> None:
         if self.committed and self.failure is not None:

@@ -159,8 +159,10 @@ def _trimmed(value: str | bytes) -> bytes:
 def enrich(error: Error) -> Error:
     """Return ``error``, as a wire made it, with reason, details and retry_after read from its trailers, in place.
 
-    What cannot be read is left out: a peer's malformed details must not hide its code.
+    What cannot be read is left out: a peer's malformed details must not hide its code. Its metadata becomes plain
+    tuples: what core gives for them can be neither copied nor pickled.
     """
+    error.headers, error.trailers = as_tuple(error.headers), as_tuple(error.trailers)
     for key, value in error.trailers:
         if key == PUSHBACK and isinstance(value, str):
             error.retry_after = _pushback(value)
