@@ -67,18 +67,17 @@ def _attempt(  # noqa: PLR0913 - what an Error has
 def _report_of(call: Call) -> CallReport:
     root = call.root
     since, now = root.started, root.clock.time() if root.ended is None else root.ended
+    decisions: list[Decision] = []
     waited: dict[str, float] = {}
-    for link, decision, _, seconds in root.notes:
-        if not decision:
+    for link, decision, when, seconds in root.notes:
+        if decision:
+            decisions.append(Decision(link=link, decision=decision, after=when - since))
+        else:
             waited[link] = waited.get(link, 0.0) + seconds
     return CallReport(
         method=root.path,
-        attempts=tuple(_told(each, since, now) for each in root.attempts),
-        decisions=tuple(
-            Decision(link=link, decision=decision, after=when - since)
-            for link, decision, when, _ in root.notes
-            if decision
-        ),
+        attempts=tuple([_told(each, since, now) for each in root.attempts]),
+        decisions=tuple(decisions),
         waited=tuple(waited.items()),
         seconds=now - since,
     )
