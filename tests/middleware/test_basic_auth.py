@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-from typing import Any, TypeAlias
 
 import pytest
 
 from servicekit.clock import MovableClock
-from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
 from servicekit.middleware import BasicAuth, hash_password
-from servicekit.principal import Principal, principal_of
-from servicekit.testing import make_call, run, scripted
+from servicekit.principal import Principal
 
-Untyped: TypeAlias = Any
-"""What is one of several things, or wrong on purpose."""
-
-
-PASSWORD = "canary horse battery"
-USERS = {"alice": hash_password(PASSWORD, cost=10, parallel=1), "bob": hash_password("another", cost=10, parallel=1)}
-
-
-def basic(name: str, password: str) -> tuple[str, str]:
-    return "authorization", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+from .callers import PASSWORD, USERS, Untyped, basic, outcome
 
 
 class Hashing:
@@ -46,21 +33,6 @@ def hashing(monkeypatch: pytest.MonkeyPatch) -> Hashing:
     return Hashing(monkeypatch)
 
 
-async def outcome(auth: BasicAuth, *metadata: tuple[str, str], **call: Untyped) -> Principal | Error | None:
-    seen: list[Principal | None] = []
-
-    async def endpoint(_request: Message, call: Untyped) -> str:
-        seen.append(principal_of(call))
-        return "ok"
-
-    try:
-        await run(auth, scripted(endpoint), "hi", make_call(metadata=metadata, **call))
-    except Error as error:
-        assert seen == []
-        return error
-    return seen[0]
-
-
 async def test_the_right_password_names_the_caller() -> None:
     """With the roles that the setting gives to that name."""
     auth = BasicAuth(USERS, roles={"alice": ["admin"]})
@@ -68,30 +40,6 @@ async def test_the_right_password_names_the_caller() -> None:
         name="alice", scheme="basic", roles=frozenset({"admin"})
     )
     assert await outcome(auth, basic("bob", "another")) == Principal(name="bob", scheme="basic")
-
-
-@pytest.mark.parametrize(
-    ("metadata", "reason"),
-    [
-        ([], "MISSING_CREDENTIALS"),
-        ([basic("alice", "wrong")], "INVALID_CREDENTIALS"),
-        ([basic("alice", "another")], "INVALID_CREDENTIALS"),
-        ([basic("nobody", PASSWORD)], "INVALID_CREDENTIALS"),
-        ([basic("alice", "")], "INVALID_CREDENTIALS"),
-        ([basic("", PASSWORD)], "INVALID_CREDENTIALS"),
-        ([basic("alice", PASSWORD), basic("alice", PASSWORD)], "INVALID_CREDENTIALS"),
-        ([("authorization", "Basic !!!!")], "INVALID_CREDENTIALS"),
-        ([("authorization", "Basic YWxpY2U=")], "INVALID_CREDENTIALS"),
-        ([("authorization", "Basic /////w==")], "INVALID_CREDENTIALS"),
-        ([("authorization", "Bearer x")], "INVALID_CREDENTIALS"),
-        ([basic("alice", "x" * 5000)], "INVALID_CREDENTIALS"),
-    ],
-)
-async def test_anything_else_is_nobody(metadata: list[tuple[str, str]], reason: str) -> None:
-    """UNAUTHENTICATED; an unknown name and a wrong password in the same words."""
-    error = await outcome(BasicAuth(USERS), *metadata)
-    assert isinstance(error, Error)
-    assert (error.code, error.reason) == (Code.UNAUTHENTICATED, reason)
 
 
 async def test_an_unknown_name_costs_what_a_wrong_password_does(hashing: Hashing) -> None:
@@ -158,34 +106,6 @@ async def test_a_caller_who_leaves_does_not_answer_for_others() -> None:
     assert auth._waiting == 0
 
 
-async def test_the_servers_own_methods_pass() -> None:
-    """Unless the setting says otherwise."""
-    assert await outcome(BasicAuth(USERS), auxiliary=True) is None
-    assert isinstance(await outcome(BasicAuth(USERS, auxiliary=True), auxiliary=True), Error)
-
-
-@pytest.mark.parametrize(
-    ("users", "settings", "words"),
-    [
-        ({}, {}, "nobody"),
-        ({"alice": PASSWORD}, {}, r"users\['alice'\]"),
-        ({"a:b": USERS["alice"]}, {}, r"users\['a:b'\]"),
-        ({"alice": USERS["alice"].replace("$10$", "$30$")}, {}, "too dear"),
-        (USERS, {"threads": 0}, "threads=0"),
-        (USERS, {"remember": -1}, "remember=-1"),
-        (USERS, {"roles": {"carol": ["x"]}}, "carol"),
-        (USERS, {"roles": {"alice": "admin"}}, "one text"),
-    ],
-)
-def test_a_wrong_setting_is_named_and_no_password_is_shown(
-    users: dict[str, str], settings: dict[str, Untyped], words: str
-) -> None:
-    """Where it is written."""
-    with pytest.raises((TypeError, ValueError), match=words) as caught:
-        BasicAuth(users, **settings)
-    assert "canary" not in str(caught.value)
-
-
 def test_a_hash_is_salted_and_slow() -> None:
     """Twice the same password makes two hashes; what is too cheap is refused."""
     assert hash_password("a", cost=10) != hash_password("a", cost=10)
@@ -193,8 +113,3 @@ def test_a_hash_is_salted_and_slow() -> None:
     for password, cost in (("", 14), ("a", 9), ("a", 21)):
         with pytest.raises(ValueError, match="cost"):
             hash_password(password, cost=cost)
-
-
-def test_the_repr_has_no_secret() -> None:
-    """Nor a name."""
-    assert repr(BasicAuth(USERS)) == "BasicAuth(2 users)"

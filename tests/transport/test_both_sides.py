@@ -134,34 +134,38 @@ async def test_how_long_it_took(kind: Kind) -> None:
     assert observer.on(Side.CLIENT).seconds == observer.on(Side.SERVER).seconds == expected
 
 
-@both
-@every_kind
-async def test_an_error_of_the_servicers(kind: Kind, over: Over) -> None:
-    """Both sides see the code that was raised."""
-    observer = Observer()
+async def fails(request: Message, context: Context) -> None:
+    raise Error(Code.NOT_FOUND, "no such thing")
 
-    async def failing(request: Message, context: Context) -> None:
-        raise Error(Code.NOT_FOUND, "no such thing")
 
-    async with watched(observer, over, **all_methods(failing)) as ends:
-        with pytest.raises(CallError, match="no such thing"):
-            await ask(ends.channel, kind)
-    assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is Code.NOT_FOUND
+async def breaks(request: Message, context: Context) -> None:
+    raise ZeroDivisionError
+
+
+async def swallows_its_abort(request: Message, context: Context) -> None:
+    with contextlib.suppress(Exception):
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
 
 
 @both
 @every_kind
-async def test_a_stranger_raised_by_the_servicer(kind: Kind, over: Over) -> None:
-    """INTERNAL on both sides, although the server's observer saw the exception itself."""
+@pytest.mark.parametrize(
+    ("servicer", "code", "words"),
+    [
+        (fails, Code.NOT_FOUND, "no such thing"),
+        (breaks, Code.INTERNAL, "internal error"),
+        (swallows_its_abort, Code.FAILED_PRECONDITION, "not now"),
+    ],
+)
+async def test_a_servicer_that_fails(
+    servicer: Callable[..., Any], code: Code, words: str, kind: Kind, over: Over
+) -> None:
+    """Both sides see the code that was raised, INTERNAL for a stranger, and that of an ``abort`` which it swallowed."""
     observer = Observer()
-
-    async def broken(request: Message, context: Context) -> None:
-        raise ZeroDivisionError
-
-    async with watched(observer, over, **all_methods(broken)) as ends:
-        with pytest.raises(CallError, match="internal error"):
+    async with watched(observer, over, **all_methods(servicer)) as ends:
+        with pytest.raises(CallError, match=words):
             await ask(ends.channel, kind)
-    assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is Code.INTERNAL
+    assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is code
 
 
 async def _half_way(ends: Pair, kind: Kind, held: Held) -> Untyped:
@@ -275,16 +279,16 @@ async def test_a_hook_that_raises_on_the_server(direction: str, kind: Kind, over
 GARBLED = b"\xff\xff\xff\xff"
 
 
-def raw(channel: Untyped, kind: Kind, request: bytes) -> Untyped:
-    """Return a call of ``kind`` that sends these bytes as they are."""
-    path = f"/servicekit.testing.v1.EchoService/{NAMES[kind]}"
-    if kind is Kind.UNARY:
-        return channel.unary_unary(path)(request)
-    if kind is Kind.SERVER_STREAM:
-        return channel.unary_stream(path)(request)
-    if kind is Kind.CLIENT_STREAM:
-        return channel.stream_unary(path)([request])
-    return channel.stream_stream(path)([request])
+def raw(channel: Untyped, kind: Kind, request: object, **codec: Callable[..., Untyped]) -> Untyped:
+    """Return a call of ``kind`` that sends this one message as it is, unless there is a codec."""
+    make = {
+        Kind.UNARY: channel.unary_unary,
+        Kind.CLIENT_STREAM: channel.stream_unary,
+        Kind.SERVER_STREAM: channel.unary_stream,
+        Kind.BIDI_STREAM: channel.stream_stream,
+    }[kind]
+    method = make(f"/servicekit.testing.v1.EchoService/{NAMES[kind]}", **codec)
+    return method([request] if kind.request_streaming else request)
 
 
 async def drained(call: Untyped, kind: Kind) -> list[bytes]:
@@ -315,16 +319,8 @@ async def test_a_response_that_cannot_be_decoded(kind: Kind, over: Over) -> None
         def decode(data: bytes) -> Untyped:
             raise ValueError(data)
 
-        path = f"/servicekit.testing.v1.EchoService/{NAMES[kind]}"
-        make: Any = {
-            Kind.UNARY: ends.channel.unary_unary,
-            Kind.CLIENT_STREAM: ends.channel.stream_unary,
-            Kind.SERVER_STREAM: ends.channel.unary_stream,
-            Kind.BIDI_STREAM: ends.channel.stream_stream,
-        }[kind]
-        method: Any = make(path, None, decode)
         message = b"\x10\x01" if kind is Kind.SERVER_STREAM else b"\x0a\x01a" if kind is not Kind.CLIENT_STREAM else b""
-        call = method([message] if kind.request_streaming else message)
+        call = raw(ends.channel, kind, message, response_deserializer=decode)
         with pytest.raises(CallError, match="malformed response") as caught:
             await drained(call, kind)
         assert isinstance(caught.value.__cause__, ValueError)
@@ -342,16 +338,8 @@ async def test_a_request_that_cannot_be_encoded(kind: Kind, over: Over) -> None:
         def encode(message: object) -> bytes:
             raise TypeError(message)
 
-        path = f"/servicekit.testing.v1.EchoService/{NAMES[kind]}"
-        make: Any = {
-            Kind.UNARY: ends.channel.unary_unary,
-            Kind.CLIENT_STREAM: ends.channel.stream_unary,
-            Kind.SERVER_STREAM: ends.channel.unary_stream,
-            Kind.BIDI_STREAM: ends.channel.stream_stream,
-        }[kind]
-        method: Any = make(path, encode)
         with pytest.raises(CallError, match="malformed request") as caught:
-            await drained(method(["x"] if kind.request_streaming else "x"), kind)
+            await drained(raw(ends.channel, kind, "x", request_serializer=encode), kind)
         assert isinstance(caught.value.__cause__, TypeError)
     client = observer.on(Side.CLIENT)
     assert (client.code, client.sent) == (Code.INVALID_ARGUMENT, 0)
@@ -377,23 +365,6 @@ async def test_a_servicer_that_swallows_everything(kind: Kind, over: Over) -> No
         with pytest.raises(CallError, match="malformed request"):
             await drained(raw(ends.channel, kind, GARBLED), kind)
     assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is Code.INVALID_ARGUMENT
-
-
-@both
-@every_kind
-async def test_a_servicer_that_swallows_its_abort(kind: Kind, over: Over) -> None:
-    """``abort`` raises a plain Exception, which a broad ``except`` takes: the call ends with its code all the same."""
-    observer = Observer()
-
-    async def swallowing(request: Message, context: Context) -> Untyped:
-        with contextlib.suppress(Exception):
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
-        return None if kind.response_streaming else EchoResponse()
-
-    async with watched(observer, over, **all_methods(swallowing)) as ends:
-        with pytest.raises(CallError, match="not now"):
-            await ask(ends.channel, kind)
-    assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is Code.FAILED_PRECONDITION
 
 
 @every_kind

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error, report
-from servicekit.call import Call, Kind
+from servicekit.call import Call, Kind, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Attempt, CallReport
 from servicekit.middleware.access_log import AccessLog
@@ -21,7 +21,7 @@ from servicekit.middleware.rate_limit import RateLimit
 from servicekit.middleware.retry import Retry
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget
-from servicekit.testing import pair
+from servicekit.testing import make_call, pair
 from servicekit.testing.pair import Over
 from tests.middleware.probes import Log
 
@@ -289,6 +289,15 @@ async def test_the_access_log_has_it_where_there_was_more_than_one_attempt() -> 
     assert str(log.line["report"]).startswith("/servicekit.testing.v1.EchoService/Echo in ")
     assert "attempt 3" in str(log.line["report"])
     assert str(log.line["report"]) == str(report(caught.value))
+
+
+def test_a_server_notes_nothing() -> None:
+    """Nobody can ask there: a stream that lasts for days would only gather."""
+    call = make_call(side=Side.SERVER)
+    call.decide("rate_limit", "waited")
+    with call.waiting("rate_limit") as wait:
+        pass
+    assert (call.notes, wait.seconds) == ((), 0.0)
 
 
 def test_it_reads_as_one_line() -> None:
