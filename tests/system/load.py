@@ -18,11 +18,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 
+from servicekit.testing.v1.echo_pb2 import EchoRequest
+
+Untyped: TypeAlias = Any
+"""What grpc leaves untyped."""
+
+ECHO = "/servicekit.testing.v1.EchoService/Echo"
+REQUEST = EchoRequest(text="hello").SerializeToString()
+"""A method without a stub, and what it is sent: so a call costs the one who offers it least."""
+
 ENOUGH = 50
 """Calls that there must be at least to say anything of their times."""
+
+SOAK = bool(os.environ.get("SOAK"))
+"""Whether the tests are run at full size, which wants a machine that has nothing else to do."""
 
 STARVED = 0.2
 """The share of a phase for which the threads of a process may have waited for a core, if it is to say anything."""
@@ -198,7 +211,7 @@ class Process:
 
     address: str
     pid: int
-    stalls: list[tuple[float, float]] = field(default_factory=list)
+    seen: list[tuple[float, float]] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
@@ -221,7 +234,7 @@ async def a_process(module: str, *arguments: str) -> AsyncIterator[Process]:
     async def read() -> None:
         async for line in output:
             begin, end = line.split()
-            process.stalls.append((float(begin), float(end)))
+            process.seen.append((float(begin), float(end)))
 
     reading = asyncio.create_task(read())
     try:
@@ -233,15 +246,16 @@ async def a_process(module: str, *arguments: str) -> AsyncIterator[Process]:
 
 
 async def soundly(
-    offering: Callable[[], Awaitable[Phase]], stalls: Stalls, process: Process, *, settling: float, rounds: int = 3
+    offering: Callable[[], Awaitable[Phase]], stalls: Stalls, *others: Process, settling: float, rounds: int = 3
 ) -> Phase:
-    """Return the first phase that says something of this process and ``process``, or else the last of ``rounds``."""
+    """Return the first phase that says something of this process and ``others``, or else the last of ``rounds``."""
+    pids = [os.getpid(), *(process.pid for process in others)]
+    seen = [stalls.seen, *(process.seen for process in others)]
     while True:
-        before = waited(os.getpid()), waited(process.pid)
+        before = [waited(pid) for pid in pids]
         phase = await offering()
-        phase.without(stalls.seen + process.stalls, settling)
-        after = waited(os.getpid()), waited(process.pid)
-        phase.starved = max(y - x for x, y in zip(before, after, strict=True)) / phase.seconds
+        phase.without([stall for party in seen for stall in party], settling)
+        phase.starved = max(waited(pid) - was for pid, was in zip(pids, before, strict=True)) / phase.seconds
         rounds -= 1
         if phase.sound or not rounds:
             return phase

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 
 import grpc
 import pytest
@@ -21,17 +20,14 @@ from servicekit.middleware import standard
 from servicekit.middleware.load_shedding import LoadShedding
 from servicekit.telemetry import Telemetry
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
-from tests.system.load import Stalls, a_process, offer, soundly, until_told
-from tests.transport.clients import Context, Untyped, echo
+from tests.system.load import ECHO, REQUEST, SOAK, Stalls, Untyped, a_process, offer, soundly, until_told
+from tests.transport.clients import Context, echo
 
-SOAK = bool(os.environ.get("SOAK"))
 PLACES = 8
 HOLDS = 0.02 if SOAK else 0.08
 SECONDS = 30.0 if SOAK else 3.0
 CAPACITY = PLACES / HOLDS
 DEADLINE = 1.0
-ECHO = "/servicekit.testing.v1.EchoService/Echo"
-REQUEST = EchoRequest(text="hello").SerializeToString()
 
 
 async def serve() -> None:
