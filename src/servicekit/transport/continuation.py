@@ -91,15 +91,13 @@ class ContinuationStream:
         call = await self._call()
         if call is None or call.done() or self._writes is None:
             raise Ended
-        if not self._watching:
-            self._watching = True
-            call.add_done_callback(self._over)
         if not await self._writes.put(data):
             raise Ended
 
     def _over(self, _: Any) -> None:
         if self._writes is not None:
             self._writes.close()
+            self._writes.finish()  # or grpc.aio's task that takes from them waits for ever: it ends with its iterator only
 
     async def half_close(self) -> None:
         """Say that no more messages will be sent."""
@@ -145,7 +143,11 @@ class ContinuationStream:
         if error is not None:
             self._failure = _status_of(error) if isinstance(error, grpc.aio.AioRpcError) else _broken(error)
             return None
-        return self._starting.result()
+        call = self._starting.result()
+        if self._writes is not None and not self._watching:
+            self._watching = True
+            call.add_done_callback(self._over)
+        return call
 
     async def headers(self) -> Pairs:
         """Return the initial metadata, () when the call never came so far."""
