@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias
 
+import pytest
+
 from servicekit.call import Kind
 from servicekit.current import current_call
 from servicekit.principal import principal_of
@@ -25,6 +27,8 @@ from servicekit.testing.v1.echo_pb2_grpc import EchoServiceServicer, EchoService
 Untyped: TypeAlias = Any
 """What is one of several things, or wrong on purpose."""
 
+
+over_both = pytest.mark.parametrize("over", ["memory", pytest.param("socket", marks=pytest.mark.conformance)])
 
 BODY = "canary-body-8c1d"
 

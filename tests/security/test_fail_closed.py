@@ -15,9 +15,10 @@ from servicekit.metadata import Metadata
 from servicekit.middleware import Authorize, BasicAuth, JwtAuth, Validation, hash_password, standard
 from servicekit.principal import PRINCIPAL
 from servicekit.testing import pair
+from servicekit.testing.pair import Over
 from tests.middleware.probes import Log
 
-from .echo import BODY, Reached, call
+from .echo import BODY, Reached, call, over_both
 from .tokens import AUDIENCE, ISSUER, bearer, jwks, token
 
 Untyped: TypeAlias = Any
@@ -146,15 +147,16 @@ FAULTS: list[Callable[..., Untyped]] = [
 ]
 
 
+@over_both
 @every_kind
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_a_fault_at_any_place_lets_nobody_through(fault: Middleware, kind: Kind) -> None:
+async def test_a_fault_at_any_place_lets_nobody_through(fault: Middleware, kind: Kind, over: Over) -> None:
     """Outside, between and inside the links that check; without credentials, and with those of somebody else."""
     for place in range(len(chained(Log())) + 1):
         servicer, log = Reached(), Log()
         links = chained(log)
         links.insert(place, fault)
-        async with pair(servicer.register, middleware=links) as ends:
+        async with pair(servicer.register, over=over, middleware=links) as ends:
             for metadata in ((), (bearer(STRANGER),)):
                 answers = await asyncio.gather(_answer(ends, kind, metadata))
                 assert servicer.reached == [], f"{fault} at {place}"

@@ -14,10 +14,11 @@ from servicekit.endpoint import Middleware
 from servicekit.errors import Code
 from servicekit.middleware import ApiKeyAuth, BasicAuth, JwtAuth, MtlsIdentity, hash_key, hash_password, standard
 from servicekit.testing import pair
+from servicekit.testing.pair import Over
 from servicekit.transport.call_error import CallError
 from tests.middleware.probes import Log
 
-from .echo import BODY, Reached, call
+from .echo import BODY, Reached, call, over_both
 from .tokens import (
     AUDIENCE,
     DAY,
@@ -216,13 +217,14 @@ async def test_good_ones_reach_the_handler(link: str, kind: Kind) -> None:
     assert servicer.reached in (["alice"], ["batch"])
 
 
+@over_both
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("bad", list(BAD))
-async def test_none_reaches_a_handler(bad: str, kind: Kind) -> None:
+async def test_none_reaches_a_handler(bad: str, kind: Kind, over: Over) -> None:
     """UNAUTHENTICATED; and neither the credentials nor the body are in the log, the error or a repr."""
     name, metadata = BAD[bad]
     servicer, log = Reached(), Log()
-    async with pair(servicer.register, middleware=[*standard(log.telemetry), LINKS[name]]) as ends:
+    async with pair(servicer.register, over=over, middleware=[*standard(log.telemetry), LINKS[name]]) as ends:
         with pytest.raises(CallError) as caught:
             await call(ends, kind, metadata)
         shown = [log.text, repr(ends.server), repr(LINKS[name])]

@@ -46,7 +46,9 @@ def test_a_rule_that_does_not_exist_cannot_be_left_out() -> None:
     """A name that is wrong in ``unkept`` fails where it is written."""
     with pytest.raises(ValueError, match="no_such_rule"):
         middleware_cases(Subject(make=lambda: plain, unkept={"no_such_rule": "why"}))
-    named = {case.case.__name__ for case in middleware_cases(Subject(make=lambda: plain, unkept={"next_is_called_once": ""}))}
+    named = {
+        case.case.__name__ for case in middleware_cases(Subject(make=lambda: plain, unkept={"next_is_called_once": ""}))
+    }
     assert "next_is_called_once" not in named
     assert "what_next_returned_is_returned" in named
 
@@ -303,7 +305,13 @@ FAULTS: list[Faulty] = [
     ("wrong_settings_are_refused", Subject(make=Keyed, wrong=[{"limit": -1}]), "was taken", BOTH, ALL),
     ("a_refusal_is_an_error_and_calls_nobody", _refusing(refuses_too_late), "none was refused", BOTH, ALL),
     ("a_refusal_is_an_error_and_calls_nobody", _refusing(refuses_for_ever), "when to come back", BOTH, ALL),
-    ("a_refusal_is_an_error_and_calls_nobody", _refusing(refuses_in_its_own_way, Code.INTERNAL), "", (Side.SERVER,), ALL),
+    (
+        "a_refusal_is_an_error_and_calls_nobody",
+        _refusing(refuses_in_its_own_way, Code.INTERNAL),
+        "",
+        (Side.SERVER,),
+        ALL,
+    ),
     ("a_refusal_is_an_error_and_calls_nobody", _refusing(refuses_for_ever, Code.ABORTED), "", BOTH, ALL),
 ]
 

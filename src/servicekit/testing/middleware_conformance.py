@@ -35,7 +35,14 @@ import grpc
 from servicekit.call import Kind
 from servicekit.clock import MovableClock
 
-from . import middleware_bare, middleware_failing, middleware_passing, middleware_refusing, middleware_streams
+from . import (
+    middleware_bare,
+    middleware_failing,
+    middleware_passing,
+    middleware_refusing,
+    middleware_settings,
+    middleware_streams,
+)
 from .leaks import no_leaks
 from .middleware_ground import Case, Ground, Place, Refuses, Subject, standing
 from .pair import Over
@@ -55,12 +62,19 @@ def _cases_of(*modules: object) -> tuple[Case, ...]:
     )
 
 
-CASES: Final = _cases_of(middleware_passing, middleware_streams, middleware_failing, middleware_refusing, middleware_bare)
+CASES: Final = _cases_of(
+    middleware_passing,
+    middleware_streams,
+    middleware_failing,
+    middleware_refusing,
+    middleware_settings,
+    middleware_bare,
+)
 """Every case, in the order of their modules."""
 
 _STREAMS: Final = frozenset(_cases_of(middleware_streams))
 _SOCKETS: Final = frozenset(_cases_of(middleware_bare))
-_ONCE: Final = frozenset({middleware_refusing.repr_shows_settings_and_no_secrets, middleware_refusing.wrong_settings_are_refused})
+_ONCE: Final = frozenset(_cases_of(middleware_settings))
 
 
 @dataclass(frozen=True, slots=True)

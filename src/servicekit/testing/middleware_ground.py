@@ -178,7 +178,7 @@ class Ground:
         clock = self.ends.movable
         await settle_or_wait(clock)
         patience = time.monotonic() + (min(within, PATIENCE) if clock is None else 0.03)
-        while not condition() and time.monotonic() < patience:
+        while not condition() and time.monotonic() < patience:  # noqa: ASYNC110 - of anything, not of what sets an event
             await asyncio.sleep(0.001)  # a link may have a thread at work
         moved = 0.0
         while clock is not None and moved < within and not condition():

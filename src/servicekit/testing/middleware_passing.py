@@ -23,7 +23,9 @@ async def a_permitted_call_passes_unchanged(ground: Ground) -> None:
     answer = await ground.call(metadata=(*ground.subject.metadata, *note))
     _passed(ground, answer)
     assert kept(answer.headers, HEADERS + note) == kept(HEADERS + note, HEADERS + note), f"headers: {answer.headers}"
-    assert kept(answer.trailers, TRAILERS + note) == kept(TRAILERS + note, TRAILERS + note), f"trailers: {answer.trailers}"
+    assert kept(answer.trailers, TRAILERS + note) == kept(TRAILERS + note, TRAILERS + note), (
+        f"trailers: {answer.trailers}"
+    )
     (metadata,) = ground.service.metadata
     assert kept(metadata, note) == list(note), metadata
     assert ground.service.words == (list(WORDS) if ground.kind.request_streaming else [WORDS[0]])

@@ -81,7 +81,8 @@ class Service(EchoServiceServicer):
     """Answers ``words``, and does ``work(word)`` half-way: before a unary answer, after the first message of a stream.
 
     ``brief`` has it answer after the first message of a request stream, whatever is to come. ``words`` are those that have
-    reached it, ``metadata`` what came with each call, ``context`` is that of the last one, ``running`` how many calls it is at work for.
+    reached it, ``metadata`` is what came with each call, ``context`` that of the last one, and ``running`` how many calls
+    it is at work for.
     """
 
     def __init__(self) -> None:
