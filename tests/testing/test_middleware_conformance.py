@@ -22,10 +22,10 @@ async def plain(request: Message, call: Call, next: Endpoint) -> Message:  # noq
 PLAIN = Subject(make=lambda: plain, name="plain")
 
 
-@pytest.mark.parametrize("run", middleware_cases(PLAIN, over=["memory"], kinds=[Kind.BIDI_STREAM]), ids=str)
-async def test_a_link_that_does_nothing_passes(run: Run) -> None:
-    """Over memory, here."""
-    await check(run)
+async def test_a_link_that_does_nothing_passes() -> None:
+    """On both sides, over memory here."""
+    for run in middleware_cases(PLAIN, over=["memory"], kinds=[Kind.BIDI_STREAM]):
+        await check(run)
 
 
 @pytest.mark.conformance
@@ -260,6 +260,7 @@ async def _tidy() -> AsyncIterator[None]:
 
 BOTH = (Side.SERVER, Side.CLIENT)
 ALL = tuple(Kind)
+TWO = (Kind.UNARY, Kind.BIDI_STREAM)
 UPLOADS = (Kind.CLIENT_STREAM, Kind.BIDI_STREAM)
 
 
@@ -273,7 +274,7 @@ FAULTS: list[Faulty] = [
     ("a_cancelled_call_ends_as_cancelled", swallows_cancellation, "the cancellation became None", BOTH, ALL),
     ("a_stray_cancellation_is_not_swallowed", swallows_cancellation, "", BOTH, ALL),
     ("a_cancelled_call_ends_as_cancelled", translates_cancellation, "the cancellation became Error", BOTH, ALL),
-    ("a_cancelled_call_ends_as_cancelled", is_not_cancelled, "still under way", BOTH, ALL),
+    ("a_cancelled_call_ends_as_cancelled", is_not_cancelled, "still under way", BOTH, TWO),
     ("next_is_called_once", calls_next_twice, "", BOTH, (Kind.UNARY, Kind.SERVER_STREAM)),
     ("next_is_called_once", never_calls_next, "", BOTH, ALL),
     ("what_next_returned_is_returned", loses_the_answer, "", BOTH, ALL),
@@ -282,22 +283,22 @@ FAULTS: list[Faulty] = [
     ("the_call_goes_down", makes_up_a_call, "", BOTH, ALL),
     ("an_exception_is_not_swallowed", swallows_exceptions, "", BOTH, ALL),
     ("an_error_keeps_its_code_message_and_details", translates_errors, "", BOTH, ALL),
-    ("a_permitted_call_passes_unchanged", leaks_a_task, "leaks_a_task|sleep", BOTH, ALL),
-    ("a_permitted_call_passes_unchanged", leaks_a_timer, "pending timers", BOTH, ALL),
-    ("requests_go_through_as_they_come", holds_back_requests, "held back", BOTH, UPLOADS),
+    ("a_permitted_call_passes_unchanged", leaks_a_task, "leaks_a_task|sleep", BOTH, TWO),
+    ("a_permitted_call_passes_unchanged", leaks_a_timer, "pending timers", BOTH, TWO),
+    ("requests_go_through_as_they_come", holds_back_requests, "held back", BOTH, UPLOADS[:1]),
     ("a_request_stream_is_read_once", reads_twice, "2 times", BOTH, UPLOADS),
-    ("a_permitted_call_passes_unchanged", keeps_a_generator_open, "_bracket", BOTH, ALL),
+    ("a_permitted_call_passes_unchanged", keeps_a_generator_open, "_bracket", BOTH, TWO),
     ("an_answer_before_the_last_request_ends_the_call", waits_for_the_last_request, "", BOTH, UPLOADS),
     ("hooks_are_plain_functions", has_a_hook_that_waits, "hook", BOTH, ALL),
     ("a_hundred_calls_at_once_are_not_mixed_up", MixesUpCalls, "", BOTH, (Kind.UNARY,)),
-    ("a_call_passes_after_a_failed_one", NeverRecovers, "", BOTH, ALL),
+    ("a_call_passes_after_a_failed_one", NeverRecovers, "", BOTH, TWO),
     ("a_caller_may_leave_at_any_step", NeverRecovers, "", (Side.CLIENT,), ALL),
     (
         "a_cancelled_call_ends_as_cancelled",
         Subject(make=NeverRecovers, is_idle=lambda link: link.running == 0),
         "the link's own figures",
         BOTH,
-        ALL,
+        TWO,
     ),
     ("it_may_stand_in_two_chains", ForOneChain, "", BOTH, ALL),
     ("repr_shows_settings_and_no_secrets", Subject(make=Keyed, secrets=["hunter2"]), "secret", BOTH, ALL),

@@ -37,6 +37,7 @@ async def errors_pass_on_a_plain_grpc_server_or_channel(ground: Ground) -> None:
     async def abort(_: str) -> None:
         await ground.service.context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
+    ground.service.late = True  # a plain call that still has requests to send then gets INTERNAL, out of core
     ground.service.work = fail if ground.place.side is Side.SERVER else abort
     async with _plain(ground) as channel:
         answer = await _call(ground, channel)

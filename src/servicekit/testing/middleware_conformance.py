@@ -138,9 +138,18 @@ async def check(run: Run, *, patience: float = 20.0) -> None:
     generators that are held open. Whatever takes longer than ``patience`` seconds of real time is a hang and raises
     TimeoutError.
     """
+    try:
+        async with asyncio.timeout(patience):
+            await _checked(run)
+    except Exception as error:
+        error.add_note(f"{run}: {run.case.__doc__}")
+        raise
+
+
+async def _checked(run: Run) -> None:
     clock = MovableClock()
     # Over memory there is nothing that ends elsewhere: what is left is left.
-    async with asyncio.timeout(patience), no_leaks(clock, patience=0.05 if run.place.over == "memory" else 1.0):
+    async with no_leaks(clock, patience=0.05 if run.place.over == "memory" else 1.0):
         with _no_open_generators():
             async with standing(run.subject, run.place, run.subject.make(), clock=clock) as ground:
                 await run.case(ground)

@@ -27,6 +27,9 @@ PATIENCE = 5.0
 """Seconds of real time after which something counts as hanging."""
 SOON = 1.0
 """Seconds within which a call that was given up is over: of the moved clock, where there is one."""
+_AT_WORK = 0.02
+_AT_WORK_FOR_LONG = 0.3
+"""Seconds of real time for a link that has a thread at work, before its clock is moved and after."""
 
 AnyCall: TypeAlias = Any
 """A call object of a stub, of any kind."""
@@ -177,13 +180,13 @@ class Ground:
         """
         clock = self.ends.movable
         await settle_or_wait(clock)
-        patience = time.monotonic() + (min(within, PATIENCE) if clock is None else 0.03)
-        while not condition() and time.monotonic() < patience:  # noqa: ASYNC110 - of anything, not of what sets an event
-            await asyncio.sleep(0.001)  # a link may have a thread at work
+        await _polled(condition, _AT_WORK if clock is not None else min(within, PATIENCE))
         moved = 0.0
         while clock is not None and moved < within and not condition():
             await clock.advance(0.1)
             moved += 0.1
+        if clock is not None:
+            await _polled(condition, _AT_WORK_FOR_LONG)
         assert condition(), what  # noqa: S101 - a case asserts: its ground is a test that ships
 
     async def at_rest(self, *, within: float = SOON) -> None:
@@ -231,6 +234,12 @@ async def standing(
         ground = Ground(subject, place, link, service, ends)
         ground.outer, ground.inner = outer, inner
         yield ground
+
+
+async def _polled(condition: Callable[[], object], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:  # noqa: ASYNC110 - of anything, not of what sets an event
+        await asyncio.sleep(0.001)
 
 
 async def settle_or_wait(clock: MovableClock | None) -> None:

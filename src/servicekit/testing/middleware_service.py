@@ -80,14 +80,15 @@ def request(kind: Kind, word: str, count: int = 1) -> object:
 class Service(EchoServiceServicer):
     """Answers ``words``, and does ``work(word)`` half-way: before a unary answer, after the first message of a stream.
 
-    ``brief`` has it answer after the first message of a request stream, whatever is to come. ``words`` are those that have
-    reached it, ``metadata`` is what came with each call, ``context`` that of the last one, and ``running`` how many calls
-    it is at work for.
+    ``late`` has it do that at the end of a request stream instead, ``brief`` has it answer after the first message of one,
+    whatever is to come. ``words`` are those that have reached it, ``metadata`` is what came with each call, ``context``
+    that of the last one, and ``running`` how many calls it is at work for.
     """
 
     def __init__(self) -> None:
         """Answer at once."""
         self.work: Callable[[str], Awaitable[object]] | None = None
+        self.late = False
         self.brief = False
         self.words: list[str] = []
         self.metadata: list[Pairs] = []
@@ -121,12 +122,9 @@ class Service(EchoServiceServicer):
             total = count = 0
             async for message in request_iterator:
                 total, count = total + message.number, count + 1
-                if count == 1:
-                    await self._half_way(str(message.number))
-                    if self.brief:
-                        break
-                else:
-                    self.words.append(str(message.number))
+                if await self._is_enough(str(message.number), first=count == 1):
+                    break
+            await self._end()
             return SumResponse(total=total, count=count)
 
     async def Chat(  # noqa: N802
@@ -138,13 +136,10 @@ class Service(EchoServiceServicer):
             first = True
             async for message in request_iterator:
                 yield ChatResponse(text=message.text)
-                if first:
-                    await self._half_way(message.text)
-                    if self.brief:
-                        return
-                else:
-                    self.words.append(message.text)
+                if await self._is_enough(message.text, first=first):
+                    break
                 first = False
+            await self._end()
 
     async def Store(self, request: StoreRequest, context: Context) -> StoreResponse:  # noqa: N802
         """Do nothing: no case calls it."""
@@ -161,6 +156,17 @@ class Service(EchoServiceServicer):
         notes = tuple((key, value) for key, value in pairs if key == NOTE)
         context.set_trailing_metadata(TRAILERS + notes)
         await context.send_initial_metadata(HEADERS + notes)
+
+    async def _is_enough(self, word: str, *, first: bool) -> bool:
+        if first and not self.late:
+            await self._half_way(word)
+        else:
+            self.words.append(word)
+        return self.brief
+
+    async def _end(self) -> None:
+        if self.late and self.work is not None:
+            await self.work("")
 
     async def _half_way(self, word: str) -> None:
         self.words.append(word)
