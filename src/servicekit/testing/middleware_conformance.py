@@ -30,8 +30,6 @@ from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final
 
-import grpc
-
 from servicekit.call import Kind
 from servicekit.clock import MovableClock
 
@@ -47,7 +45,7 @@ from .leaks import no_leaks
 from .middleware_ground import Case, Ground, Place, Refuses, Subject, standing
 from .pair import Over
 
-_GRPC: Final = str(Path(grpc.__file__).parent)  # what it leaves open is no link's doing
+_GRPC: Final = str(Path("grpc", "aio"))  # what it leaves open is no link's doing
 BOTH: Final[tuple[Over, ...]] = ("memory", "socket")
 
 
@@ -162,7 +160,7 @@ def _no_open_generators() -> Iterator[None]:
     hooks = sys.get_asyncgen_hooks()
 
     def note(generator: AsyncGenerator[Any, Any]) -> None:
-        if isinstance(generator, AsyncGeneratorType) and not generator.ag_code.co_filename.startswith(_GRPC):
+        if isinstance(generator, AsyncGeneratorType) and _GRPC not in generator.ag_code.co_filename:
             begun.append(weakref.ref(generator))
         if hooks.firstiter is not None:
             hooks.firstiter(generator)

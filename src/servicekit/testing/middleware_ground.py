@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from servicekit.call import Call, Kind, Side
 from servicekit.clock import MovableClock, settle
@@ -16,9 +16,6 @@ from servicekit.errors import Code
 
 from .middleware_service import Answer, Service, answer_of, begin
 from .pair import Over, Pair, pair
-
-if TYPE_CHECKING:
-    from servicekit.metadata import Pairs
 
 T = TypeVar("T")
 
@@ -48,7 +45,7 @@ class Refuses:
     code: Code
     when: Literal["always", "busy", "failing"] = "always"
     pushback: bool = True
-    metadata: Pairs = ()
+    metadata: Sequence[tuple[str, str | bytes]] = ()
     kinds: Collection[Kind] = tuple(Kind)
 
 
@@ -68,7 +65,7 @@ class Subject:
     name: str = ""
     sides: Collection[Side] = (Side.SERVER, Side.CLIENT)
     kinds: Collection[Kind] = tuple(Kind)
-    metadata: Pairs = ()
+    metadata: Sequence[tuple[str, str | bytes]] = ()
     outside: Callable[[], Sequence[Middleware]] = tuple
     nexts: int = 1
     refusals: Sequence[Refuses] = ()
@@ -144,20 +141,32 @@ class Ground:
         return self.place.kind
 
     def begin(
-        self, words: Sequence[str] | None = WORDS, *, metadata: Pairs | None = None, timeout: float | None = None
+        self,
+        words: Sequence[str] | None = WORDS,
+        *,
+        metadata: Sequence[tuple[str, str | bytes]] | None = None,
+        timeout: float | None = None,
     ) -> AnyCall:
         """Return the call object of a call that begins now, by default a permitted one; None for ``words``: writes to come."""
         given = self.subject.metadata if metadata is None else metadata
         return begin(self.ends.channel, self.kind, words, metadata=given, timeout=timeout)
 
     async def ask(
-        self, words: Sequence[str] = WORDS, *, metadata: Pairs | None = None, timeout: float | None = None
+        self,
+        words: Sequence[str] = WORDS,
+        *,
+        metadata: Sequence[tuple[str, str | bytes]] | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Return what comes of a call, by default a permitted one. For those that overlap: ``done`` watches over them."""
         return await answer_of(self.begin(words, metadata=metadata, timeout=timeout), self.kind)
 
     async def call(
-        self, words: Sequence[str] = WORDS, *, metadata: Pairs | None = None, timeout: float | None = None
+        self,
+        words: Sequence[str] = WORDS,
+        *,
+        metadata: Sequence[tuple[str, str | bytes]] | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Return what comes of a call, by default a permitted one; AssertionError when nothing does."""
         return await self.done(self.ask(words, metadata=metadata, timeout=timeout))

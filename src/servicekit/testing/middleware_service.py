@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import grpc
-
 from servicekit.call import Kind
 from servicekit.errors import Code, Error
 
@@ -30,6 +28,8 @@ from .v1.echo_pb2 import (
 from .v1.echo_pb2_grpc import EchoServiceServicer, EchoServiceStub, add_EchoServiceServicer_to_server
 
 if TYPE_CHECKING:
+    import grpc
+
     from servicekit.metadata import Pairs
 
 AnyCall: TypeAlias = Any
@@ -205,10 +205,11 @@ def begin(
     kind: Kind,
     words: Sequence[str] | None,
     *,
-    metadata: Pairs = (),
+    metadata: Sequence[tuple[str, str | bytes]] = (),
     timeout: float | None = None,
 ) -> AnyCall:
     """Return the call object of a call that begins now; None for ``words`` leaves a request stream to be written."""
+    metadata = tuple(metadata)
     method: Any = getattr(EchoServiceStub(channel), NAMES[kind])
     if kind.request_streaming:
         messages = None if words is None else iter([request(kind, word) for word in words])
