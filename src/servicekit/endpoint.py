@@ -26,10 +26,11 @@ whose call ends inside it may never be answered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 from .call import Call, Method
+from .order import Link, doubts
 
 Message: TypeAlias = Any
 """A request or a response: the method's message, an async iterable of them, or None (see the table above)."""
@@ -44,7 +45,7 @@ class Middleware(Protocol):
     It may refuse (raise Error), answer by itself, wrap the request, or call ``next`` again with ``call.fork()``. A
     function will do, and so will an object with such a ``__call__``. One that never changes a message, in place or by
     putting another one there, may say so with an attribute ``keeps_messages = True``, which spares large responses a
-    second encoding.
+    second encoding. By the attributes that ``servicekit.order`` lists it tells what must not stand around it.
     """
 
     def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Awaitable[Message]:  # noqa: A002 - the term
@@ -52,7 +53,11 @@ class Middleware(Protocol):
 
 
 def chain(*middleware: Middleware) -> Chain:
-    """Return one middleware that stands for all of them, the first one outermost. No middleware changes nothing."""
+    """Return one middleware that stands for all of them, the first one outermost. No middleware changes nothing.
+
+    Raises TypeError for what is no middleware, ValueError for an order that is always a mistake (see
+    ``servicekit.order``), with what to do about it.
+    """
     return Chain(middleware)
 
 
@@ -68,11 +73,15 @@ def only(match: str | Callable[[Method], bool], middleware: Middleware) -> Middl
 class Chain:
     """Middleware in order, the first one outermost. ``repr()`` lists its links."""
 
-    __slots__ = ("links",)
+    __slots__ = ("_doubts", "links")
     links: tuple[Middleware, ...]
 
     def __init__(self, links: tuple[Middleware, ...]) -> None:
-        """Take the links; a chain among them is taken apart, so that there is one flat list to look at."""
+        """Take the links; a chain among them is taken apart, so that there is one flat list to look at.
+
+        Raises TypeError for what is no middleware, and ValueError for an order that is a mistake. Where that depends on
+        what an ``only`` chooses, it is seen here if it follows from the paths, else when a method is composed.
+        """
         flat: list[Middleware] = []
         for link in links:
             if isinstance(link, Chain):
@@ -83,9 +92,15 @@ class Chain:
                 msg = f"middleware is a coroutine function of (request, call, next), not {link!r}"
                 raise TypeError(msg)
         self.links = tuple(flat)
+        self._doubts = tuple(doubts(list(_single(self.links))))
 
     def around(self, endpoint: Endpoint, method: Method) -> Endpoint:
-        """Return ``endpoint`` with every link that applies to ``method`` around it. Done once per method."""
+        """Return ``endpoint`` with every link that applies to ``method`` around it. Done once per method.
+
+        Raises ValueError for an order that is a mistake for this method.
+        """
+        for doubt in self._doubts:
+            doubt.check(method)
         for link in reversed(self.links):
             applied = link.applied(method) if isinstance(link, Only) else link
             if applied is None:
@@ -93,19 +108,30 @@ class Chain:
             endpoint = applied.around(endpoint, method) if isinstance(applied, Chain) else _bind(applied, endpoint)
         return endpoint
 
+    def of(self, method: Method) -> Iterator[Middleware]:
+        """Yield the links around ``method``, outermost first: what is left of a chain for that one method."""
+        for link in self.links:
+            applied: Middleware | None = link
+            while isinstance(applied, Only):
+                applied = applied.applied(method)
+            if isinstance(applied, Chain):
+                yield from applied.of(method)
+            elif applied is not None:
+                yield applied
+
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run as one middleware, composed anew at each call: transports use ``around``."""
         return await self.around(next, call.method)(request, call)
 
     def __repr__(self) -> str:
         """Return ``chain(...)`` with the links, outermost first."""
-        return f"chain({', '.join(_name(link) for link in self.links)})"
+        return f"chain({', '.join(shown(link) for link in self.links)})"
 
 
 class Only:
     """A middleware for some methods. Which ones is asked once per method, when a chain is composed."""
 
-    __slots__ = ("_match", "_word", "middleware")
+    __slots__ = ("_match", "_word", "middleware", "pattern")
 
     def __init__(self, match: str | Callable[[Method], bool], middleware: Middleware) -> None:
         """Take a predicate or a path; see ``only``."""
@@ -113,7 +139,8 @@ class Only:
             msg = f"middleware is a coroutine function of (request, call, next), not {middleware!r}"
             raise TypeError(msg)
         self.middleware = middleware
-        self._word = repr(match) if isinstance(match, str) else _name(match)
+        self.pattern = match if isinstance(match, str) else None
+        self._word = repr(match) if isinstance(match, str) else shown(match)
         self._match = _matching(match) if isinstance(match, str) else match
 
     def applied(self, method: Method) -> Middleware | None:
@@ -128,7 +155,7 @@ class Only:
 
     def __repr__(self) -> str:
         """Return ``only(match, middleware)``."""
-        return f"only({self._word}, {_name(self.middleware)})"
+        return f"only({self._word}, {shown(self.middleware)})"
 
 
 def _bind(middleware: Middleware, next: Endpoint) -> Endpoint:  # noqa: A002 - the term
@@ -147,5 +174,16 @@ def _matching(pattern: str) -> Callable[[Method], bool]:
     return lambda method: method.service == service and name in ("*", method.name)
 
 
-def _name(thing: object) -> str:
+def shown(thing: object) -> str:
+    """Return how a link is shown: a function by its name, an object by its repr, which tells its settings."""
     return getattr(thing, "__qualname__", None) or repr(thing)
+
+
+def _single(links: Iterable[Middleware], conditions: tuple[Only, ...] = ()) -> Iterator[Link]:
+    for link in links:
+        if isinstance(link, Chain):
+            yield from _single(link.links, conditions)
+        elif isinstance(link, Only):
+            yield from _single([link.middleware], (*conditions, link))
+        else:
+            yield Link(conditions, link)

@@ -113,26 +113,33 @@ def standard(
 ) -> list[Middleware]:
     """Return what a server should have around every method, in order; your own links go after it.
 
-    ``errors`` are the rules of recovery. An observer without anything in ``telemetry`` to write to is not there.
+    ``errors`` are the rules of recovery. An observer without anything in ``telemetry`` to write to is not there. Load is
+    shed with the defaults; a ``LoadShedding`` of your own takes the place of the one here.
     """
     return [
         RequestId(),
         *_observers(telemetry),
         Recovery(errors),
         Deadline(),
+        LoadShedding(),
     ]
 
 
 def standard_client(telemetry: Telemetry, *, target: str = "") -> list[Middleware]:
-    """Return what a client should have around every call, in order.
+    """Return what a client should have around every call, in order; one list for each channel.
 
-    A call gets no deadline that nobody asked for: put a ``Deadline(default=...)`` in the place of the one here.
+    A call gets no deadline that nobody asked for: put a ``Deadline(default=...)`` in the place of the one here. Retry
+    has a budget for one target, so a list is not for several. With a tracer each attempt has a span of its own.
     """
-    return [
+    links: list[Middleware] = [
         RequestId(),
         *_observers(telemetry, target),
         Deadline(default=None, cap=None),
+        Retry(),
     ]
+    if telemetry.tracer is not None:
+        links.append(AttemptTracing(telemetry))
+    return links
 
 
 def _observers(telemetry: Telemetry, target: str = "") -> list[Middleware]:

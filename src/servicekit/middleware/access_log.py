@@ -52,6 +52,7 @@ class AccessLog:
     """
 
     keeps_messages: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
 
     telemetry: Telemetry
     _: KW_ONLY

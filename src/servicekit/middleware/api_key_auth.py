@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -31,6 +31,8 @@ class ApiKeyAuth:
     Default: the server's own methods (health, reflection) pass; ``auxiliary=True`` asks them too. Decisions of
     "api_key_auth": those of ``authenticate``.
     """
+
+    checks_callers: ClassVar[bool] = True
 
     __slots__ = ("_auxiliary", "_header", "_names", "_roles")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -57,6 +57,8 @@ class Authorize:
     Default: the server's own methods (health, reflection) pass; ``auxiliary=True`` asks them too. Decisions of
     "authorize": "allowed", "denied", "no_rule", "anonymous", "unavailable", "failed".
     """
+
+    checks_callers: ClassVar[bool] = True
 
     __slots__ = ("_auxiliary", "_policy", "_question", "_rules")
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -42,6 +42,8 @@ class BasicAuth:
     Default: the server's own methods (health, reflection) pass; ``auxiliary=True`` asks them too. Decisions of
     "basic_auth": those of ``authenticate``.
     """
+
+    checks_callers: ClassVar[bool] = True
 
     __slots__ = (
         "_auxiliary",

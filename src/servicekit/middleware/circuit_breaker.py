@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -42,6 +42,8 @@ class CircuitBreaker(Rules):
     "closed", "refused", "fallback".
     """
 
+    one_attempt: ClassVar[bool] = True
+
     fallback: Fallback | None = None
     max_keys: int = 10_000
     _breakers: Lru[tuple[str, str], Breaker] = field(init=False, repr=False)
@@ -54,6 +56,11 @@ class CircuitBreaker(Rules):
             raise TypeError(msg)
         count("max_keys", self.max_keys)
         object.__setattr__(self, "_breakers", Lru(lambda: Breaker(self), most=self.max_keys))
+
+    @property
+    def answers_by_itself(self) -> bool:
+        """Whether it gives a value in the place of the call's, so that only those who may have it must reach it."""
+        return self.fallback is not None
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run the call and take note of how it went, or refuse it."""

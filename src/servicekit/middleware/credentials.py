@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
@@ -53,6 +53,8 @@ class Credentials:
     For clients, inside retry, so that each attempt has a token that is good then. Decisions of "credentials": "sent",
     "rejected" (by the server), "unavailable".
     """
+
+    one_attempt: ClassVar[bool] = True
 
     __slots__ = ("_header", "_tokens")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from servicekit.call import Call, Kind, Method, Side
 from servicekit.clock import Clock
@@ -45,6 +46,8 @@ class Hedge:
     attempts break, the error of the later one. The loser is cancelled at once and its end awaited. Decisions, as
     ``hedge``: "sent" for each extra attempt, "won" when it was the first, "over_budget", "pushed_back", "too_late".
     """
+
+    tries_again: ClassVar[bool] = True
 
     quantile: float = 0.95
     least: float = 0.002

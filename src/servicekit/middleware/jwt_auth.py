@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from servicekit.call import Call
@@ -56,6 +56,8 @@ class JwtAuth:
     Default: the server's own methods (health, reflection) pass; ``auxiliary=True`` asks them too. Needs servicekit[auth].
     Decisions of "jwt_auth": those of ``authenticate``.
     """
+
+    checks_callers: ClassVar[bool] = True
 
     __slots__ = (
         "_algorithms",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from servicekit.call import Call, Kind
 from servicekit.clock import SystemClock
@@ -41,6 +42,8 @@ class LoadShedding:
     For every kind, on the server. Health and reflection pass. Decisions, as ``load_shedding``: "refused_limit",
     "refused_lag".
     """
+
+    keeps_messages: ClassVar[bool] = True
 
     initial: int = 20
     least: int = 4

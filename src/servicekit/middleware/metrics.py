@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from servicekit.call import Call, Hook, Method, Side
 from servicekit.endpoint import Endpoint, Message
@@ -33,6 +33,9 @@ class Metrics:
 
     A provider that raises costs the figure, not the call.
     """
+
+    keeps_messages: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
 
     telemetry: Telemetry
     _server: _Side = field(init=False, repr=False)

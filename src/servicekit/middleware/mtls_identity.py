@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
@@ -37,6 +37,8 @@ class MtlsIdentity:
     Default: the server's own methods (health, reflection) pass, without such headers; ``auxiliary=True`` asks them too.
     Decisions of "mtls_identity": those of ``authenticate``, and "stripped".
     """
+
+    checks_callers: ClassVar[bool] = True
 
     __slots__ = ("_auxiliary", "_dns", "_headers", "_proxies", "_roles", "_spiffe")
 

@@ -8,7 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from servicekit.call import Call
 from servicekit.clock import Clock, Timer
@@ -66,6 +66,8 @@ class RateLimit:
     For every kind, on both sides; a stream counts once. Health and reflection pass. Decisions, as ``rate_limit``:
     "refused", "waited", "failed_open", "failed_closed".
     """
+
+    keeps_messages: ClassVar[bool] = True
 
     per_second: float
     burst: int | None = None

@@ -25,6 +25,7 @@ class Recovery:
     """
 
     keeps_messages: ClassVar[bool] = True
+    recovers: ClassVar[bool] = True
 
     __slots__ = ("errors",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from servicekit.call import Call, Method, Side
 from servicekit.endpoint import Endpoint, Message
@@ -42,6 +43,8 @@ class Retry:
     For the client, outside of the balancer (``call.tried`` tells it where not to go again); on a server every call
     passes.
     """
+
+    tries_again: ClassVar[bool] = True
 
     attempts: int = 3
     backoff: Backoff = field(default_factory=Backoff)

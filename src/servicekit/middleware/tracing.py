@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import unquote
 
 from opentelemetry import context, propagate, trace
@@ -45,6 +45,9 @@ class Tracing:
     Where opentelemetry-instrumentation-grpc, outside of it, has made a span for the same call, this steps back, and
     says so once in the log. A tracer that raises costs the span, not the call.
     """
+
+    keeps_messages: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
 
     telemetry: Telemetry
     _: KW_ONLY
@@ -114,6 +117,8 @@ class AttemptTracing:
     called "Attempt.package.Service/Method", and holds the attempt's own status and address, and
     ``previous-rpc-attempts`` (gRFC A72, whose ways these are). It is not of kind CLIENT: that is the call, once.
     """
+
+    one_attempt: ClassVar[bool] = True
 
     telemetry: Telemetry
     _: KW_ONLY

@@ -49,7 +49,9 @@ def server_interceptor(
     """Return an interceptor that puts ``middleware`` around every method of a ``grpc.aio.server``.
 
     Other interceptors, outside and inside of it, keep deciding on every call. Interceptors outside of it see handlers
-    that take and return bytes: the codecs run inside the chain.
+    that take and return bytes: the codecs run inside the chain. Raises TypeError or ValueError for a chain that cannot
+    be made. Where that can only be seen for one method, because a predicate chooses, its calls get INTERNAL, and the log
+    says why.
     """
     shared = Serving(links=chain(*middleware), errors=ErrorMapping(errors), clock=clock or SystemClock())
     return _ServerInterceptor(shared, threads)
@@ -79,7 +81,10 @@ class _ServerInterceptor(grpc.aio.ServerInterceptor):
             return handler_for(self._unknown.route, handler_call_details, self._shared.clock)
         known = self._composed.get(path)
         if known is None or known[0] is not handler:
-            served = handler_of(path, handler, self._shared, self._threads)
+            try:
+                served = handler_of(path, handler, self._shared, self._threads)
+            except (TypeError, ValueError) as error:  # a chain whose order is wrong for this method: it has no way in
+                served = failing_handler(error, self._shared)
             known = handler, handler_for(served.route, handler_call_details, self._shared.clock)
             if path in self._composed or len(self._composed) < MOST_ROUTES:
                 self._composed[path] = known
@@ -90,7 +95,8 @@ def client_interceptors(middleware: Sequence[Middleware], *, clock: Clock | None
     """Return the interceptors that put ``middleware`` around every call of a ``grpc.aio`` channel.
 
     There are four, one for each kind: grpc.aio takes an object with several of the four interfaces for the first one
-    only. What stands inside of them is one more ``grpc.aio`` interceptor, or the channel itself.
+    only. What stands inside of them is one more ``grpc.aio`` interceptor, or the channel itself. Raises TypeError or
+    ValueError for a chain that cannot be made; where that can only be seen for one method, its calls raise it.
     """
     shared = _Shared(middleware, clock or SystemClock())
     return [_UnaryUnary(shared), _UnaryStream(shared), _StreamUnary(shared), _StreamStream(shared)]
