@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
     {"errors", "metadata", "clock", "call", "current", "wire"},
     {
         "endpoint",
+        "explain",
         "order",
         "telemetry",
         "instruments",

@@ -56,4 +56,4 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
         compression=compression,
         clock=clock,
     )
-    return Channel(over, links, clock=clock, target=target)
+    return Channel(over, links, clock=clock, target=target, interceptors=interceptors)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .clock import SystemClock
 from .endpoint import chain
 from .errors import Code, Error
+from .explain import explained
 from .mapping import ErrorMapping
 from .middleware import standard
 from .process import signals
@@ -96,6 +97,22 @@ class Server(Host):
     def in_flight(self) -> int:
         """How many calls are under way; those about the server itself (health, reflection) are not counted."""
         return len(self._serving.in_flight)
+
+    def explain(self) -> str:
+        """Return the links around each method with their settings, outermost first, and what holds without a link.
+
+        For people to read: methods with the same links share a block. Services that are added later are not in it;
+        reflection is added by ``start``.
+        """
+        times = self._times
+        notes = [
+            "a call is in flight until the wire says that it has ended",
+            f"what is no Error when it leaves the chain becomes one, by {self._serving.errors!r}",
+            "calls made while serving inherit what is left of the deadline, less a reserve",
+            "health and reflection (the server's own) are in no limit on load or time",
+            f"at its end: {times.delay} s more of serving, {times.grace} s for calls to finish, {times.flush} s to flush",
+        ]
+        return explained(f"Server on {', '.join(self.addresses or self._wanted)}", self._router.explain(), notes)
 
     async def start(self) -> None:
         """Bind and serve. Raises BindError, naming the address, when it is taken, and RuntimeError the second time."""

@@ -34,9 +34,9 @@ def verdict(error: BaseException | None) -> Verdict:
     """Return what ``error`` (None: the call succeeded) says of the instance that was called.
 
     An answer of UNAVAILABLE or RESOURCE_EXHAUSTED that says when to come back is shedding or draining on purpose, so it
-    is ignored, and so is what this side refused by itself, and a call that the caller cancelled. Never a failure:
-    INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, ABORTED, PERMISSION_DENIED,
-    UNAUTHENTICATED, UNIMPLEMENTED: somebody was there to say so.
+    is ignored, and so is what this side refused by itself, a call that the caller cancelled, and one whose time was over
+    before anything was sent. Never a failure: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION,
+    OUT_OF_RANGE, ABORTED, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED: somebody was there to say so.
     """
     if error is None:
         return Verdict.SUCCESS
@@ -48,4 +48,6 @@ def verdict(error: BaseException | None) -> Verdict:
         return Verdict.IGNORED
     if error.code in _ON_PURPOSE and error.retry_after is not None:
         return Verdict.IGNORED
+    if error.code is Code.DEADLINE_EXCEEDED and error.by is By.LOCAL and not error.begun:
+        return Verdict.IGNORED  # unlike UNAVAILABLE, which says that it was not to be reached
     return Verdict.FAILURE if error.code in _FAILURES else Verdict.SUCCESS

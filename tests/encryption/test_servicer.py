@@ -3,7 +3,7 @@ import base64
 import io
 import json
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import AsyncGeneratorType
 from typing import TypeAlias
@@ -28,7 +28,7 @@ from encryption.v1.encryption_pb2 import (
     EncryptStreamStart,
 )
 from encryption.v1.encryption_pb2_grpc import EncryptionServiceStub, add_EncryptionServiceServicer_to_server
-from servicekit import CallError, Code, Telemetry, standard, standard_client
+from servicekit import CallError, Code, Middleware, Telemetry, standard, standard_client
 from servicekit.testing.pair import Over, Pair, pair
 from tests.encryption.samples import (
     KEY_ID,
@@ -98,15 +98,18 @@ def _fields(secret: Secret) -> tuple[str | None, str | None]:
 
 @asynccontextmanager
 async def calling(
-    service: EncryptionService, over: Over = "memory", telemetry: Telemetry | None = None
+    service: EncryptionService,
+    over: Over = "memory",
+    telemetry: Telemetry | None = None,
+    client: Sequence[Middleware] | None = None,
 ) -> AsyncGenerator[Caller, None]:
-    """Serve as main does, and call it."""
+    """Serve as main does, and call it; with the standard chain of a client, or through ``client``."""
     telemetry = telemetry or Telemetry(log=None)
     async with pair(
         lambda server: add_EncryptionServiceServicer_to_server(EncryptionServicer(service), server),
         over=over,
         middleware=standard(telemetry),
-        client=standard_client(telemetry),
+        client=standard_client(telemetry) if client is None else client,
         errors=ERRORS,
     ) as ends:
         yield Caller(ends)
@@ -355,7 +358,10 @@ OTHERS: tuple[Secret, ...] = (
 @pytest.mark.parametrize("over", OVER)
 async def test_busy_says_when_to_come_back(over: Over) -> None:
     """RESOURCE_EXHAUSTED from all four methods, in the words that gRPC clients obey; key ids are served on."""
-    async with EncryptionService(KEYRING, kdf_threads=1, kdf_queue=0) as service, calling(service, over) as caller:
+    async with (
+        EncryptionService(KEYRING, kdf_threads=1, kdf_queue=0) as service,
+        calling(service, over, client=[]) as caller,  # none that would come back when told to
+    ):
         envelope = await caller.encrypt(PASSPHRASE, "text")
         sealed = await joined(caller.encrypt_stream(PASSPHRASE, given(b"text")))
         async with without_a_free_thread(service):

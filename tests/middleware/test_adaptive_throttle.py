@@ -96,6 +96,7 @@ async def test_a_refusal_says_what_it_is_and_when_to_come_back() -> None:
         (Error(Code.NOT_FOUND, by=By.PEER), "ok"),
         (Error(Code.UNAVAILABLE, refused=True), "ok"),
         (Error(Code.CANCELLED, by=By.CALLER), "ok"),
+        (Error(Code.DEADLINE_EXCEEDED, begun=False), "ok"),
     ],
     ids=str,
 )

@@ -11,13 +11,14 @@ import pytest
 
 from servicekit.call import Call, Kind, Method, Side
 from servicekit.clock import MovableClock
-from servicekit.endpoint import Message
+from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
 from servicekit.middleware.circuit_breaker import CircuitBreaker
 from servicekit.testing import make_call, pair, run, scripted, sends, waits
+from servicekit.testing.pair import Over
 from servicekit.testing.recorded import RecordedCall
-from servicekit.testing.v1.echo_pb2 import EchoResponse
-from tests.transport.clients import ANSWERS, Flaky, Untyped, ask, every_kind, stub_of
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
+from tests.transport.clients import ANSWERS, Flaky, Untyped, ask, echo, every_kind, stub_of
 
 DOWN = Error(Code.UNAVAILABLE, "down", by=By.PEER)
 
@@ -101,6 +102,9 @@ async def test_a_refusal_says_what_it_is_and_when_to_come_back() -> None:
         (DOWN, True),
         (Error(Code.INTERNAL, by=By.PEER), True),
         (Error(Code.DEADLINE_EXCEEDED), True),
+        (Error(Code.DEADLINE_EXCEEDED, begun=False, by=By.PEER), True),
+        (Error(Code.DEADLINE_EXCEEDED, begun=False, by=By.LOCAL), False),
+        (Error(Code.UNAVAILABLE, begun=False, by=By.LOCAL), True),
         (Error(Code.CANCELLED, by=By.PEER), True),
         (Error(Code.UNAVAILABLE, by=By.PEER, retry_after=1.0), False),
         (Error(Code.NOT_FOUND, by=By.PEER), False),
@@ -125,6 +129,40 @@ async def test_a_deadline_that_passes_is_a_failure() -> None:
         with pytest.raises(Error):
             await running
     assert here.decisions == ["opened"]
+
+
+async def test_a_deadline_that_passes_before_an_attempt_counts_for_nothing() -> None:
+    """A link further in took all of the time: no instance was asked, so none is broken."""
+    here = Stage(CircuitBreaker())
+
+    async def slow(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+        await call.clock.sleep(1.0)
+        return await next(request, call)
+
+    for _ in range(40):
+        call = here.call(deadline=here.clock.time() + 0.1)
+        running = asyncio.ensure_future(run([here.link, slow], scripted("ok"), "hi", call))
+        await here.clock.advance(0.1)
+        with pytest.raises(Error):
+            await running
+    assert here.decisions == []
+
+
+@pytest.mark.parametrize("over", ["memory", "socket"])
+async def test_a_deadline_that_has_passed_before_the_wire_counts_for_nothing(over: Over) -> None:
+    """On the wire: calls whose time is over when they come to it are not sent, and open no circuit."""
+    decisions: list[str] = []
+
+    async def noting(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+        call.on_decision(lambda _, decision: decisions.append(decision))
+        return await next(request, call)
+
+    async with pair(echo(), over=over, client=[noting, CircuitBreaker()]) as ends:
+        for _ in range(40):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub_of(ends.channel).Echo(EchoRequest(text="hi"), timeout=0)
+            assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert decisions == []
 
 
 async def test_a_call_that_its_caller_cancels_counts_for_nothing() -> None:

@@ -13,7 +13,18 @@ from servicekit.call import Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import chain, only
 from servicekit.errors import Code, Error
-from servicekit.middleware import AccessLog, Deadline, Recovery, RequestId, standard, standard_client
+from servicekit.middleware import (
+    AccessLog,
+    AttemptTracing,
+    Deadline,
+    LoadShedding,
+    Recovery,
+    RequestId,
+    Retry,
+    Tracing,
+    standard,
+    standard_client,
+)
 from servicekit.telemetry import Telemetry
 from servicekit.testing import make_call, run, scripted, waits
 
@@ -22,29 +33,62 @@ from .probes import Log
 
 def test_the_servers_order() -> None:
     """Names first, observers outside recovery, recovery outside whatever refuses."""
-    assert [type(link) for link in standard(Log().telemetry)] == [RequestId, AccessLog, Recovery, Deadline]
+    assert [type(link) for link in standard(Log().telemetry)] == [
+        RequestId,
+        AccessLog,
+        Recovery,
+        Deadline,
+        LoadShedding,
+    ]
 
 
 def test_the_clients_order() -> None:
     """The same without recovery; the deadline is the total."""
     links = standard_client(Log().telemetry)
-    assert [type(link) for link in links] == [RequestId, AccessLog, Deadline]
-    assert links[-1] == Deadline(default=None, cap=None)
+    assert [type(link) for link in links] == [RequestId, AccessLog, Deadline, Retry]
+    assert links[-2] == Deadline(default=None, cap=None)
+
+
+def test_with_a_tracer_attempts_are_traced() -> None:
+    """Inside of retry, each in the span of the call."""
+    links = standard_client(Telemetry(log=None, traces="auto"))
+    assert [type(link) for link in links] == [RequestId, Tracing, Deadline, Retry, AttemptTracing]
+
+
+def test_each_channel_has_its_own_budget() -> None:
+    """Two lists share nothing: a budget is for one target, and a limit is learned for one server."""
+    one, other = (standard_client(Telemetry(log=None))[-1] for _ in range(2))
+    assert isinstance(one, Retry)
+    assert isinstance(other, Retry)
+    assert one.budget is not other.budget
 
 
 def test_without_a_log_there_is_no_link_for_it() -> None:
     """A link that would do nothing is not there."""
     quiet = Telemetry(log=None)
-    assert [type(link) for link in standard(quiet)] == [RequestId, Recovery, Deadline]
-    assert [type(link) for link in standard_client(quiet)] == [RequestId, Deadline]
+    assert [type(link) for link in standard(quiet)] == [RequestId, Recovery, Deadline, LoadShedding]
+    assert [type(link) for link in standard_client(quiet)] == [RequestId, Deadline, Retry]
 
 
-@pytest.mark.parametrize("links", [standard(Log().telemetry), standard_client(Log().telemetry)])
+FULL = Telemetry(log="json", traces="auto", metrics="prometheus")
+
+
+@pytest.mark.parametrize("links", [standard(FULL), standard_client(FULL)])
 def test_the_order_is_the_one_that_is_written_down(links: list[object]) -> None:
     """The tables in the package's docstring name every link, in the order in which they stand."""
     table = (middleware.__doc__ or "").split("On the client, outermost first:")
     text = table[0] if any(isinstance(link, Recovery) for link in links) else table[1]
-    rows = {"RequestId": "request id", "AccessLog": "access log", "Recovery": "\nrecovery", "Deadline": "\ndeadline"}
+    rows = {
+        "RequestId": "request id",
+        "Tracing": "\ntracing",
+        "AccessLog": "access log",
+        "Metrics": "\nmetrics",
+        "Recovery": "\nrecovery",
+        "Deadline": "\ndeadline",
+        "LoadShedding": "\nload shedding",
+        "Retry": "\nretry",
+        "AttemptTracing": "\nattempt tracing",
+    }
     places = [text.index(rows[type(link).__name__]) for link in links]
     assert places == sorted(places)
 
@@ -93,6 +137,7 @@ def test_only_stands_in_a_chain_like_any_link() -> None:
     text = repr(chain(*standard(Telemetry(log=None)), only("/a.B/*", Deadline(default=1.0))))
     assert text == (
         "chain(RequestId(header='x-request-id'), Recovery(ErrorMapping()), Deadline(default=30.0, cap=300.0), "
+        "LoadShedding(initial=20, least=4, most=200, lag=0.1, lag_time=1.0, trusted=None, retry_after=1.0), "
         "only('/a.B/*', Deadline(default=1.0, cap=300.0)))"
     )
 

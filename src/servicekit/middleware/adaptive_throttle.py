@@ -65,4 +65,4 @@ def _accepted(error: BaseException | None) -> bool | None:
     if isinstance(error, asyncio.CancelledError) or not isinstance(error, Error):
         return None
     # What it turned away on purpose says nothing of an instance's health, but all of what it can bear.
-    return None if error.refused or error.by is By.CALLER else False
+    return None if error.refused or error.by is By.CALLER or error.retry_after is None else False

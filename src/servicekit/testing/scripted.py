@@ -71,6 +71,7 @@ class Scripted:
         """Play the next outcome."""
         number = len(self.calls)
         self.calls.append(call)
+        call.used = True  # as on a wire: from here on the other side may have begun
         if number >= len(self._outcomes):
             msg = f"the script has {len(self._outcomes)} outcomes, and this is call number {number + 1}"
             raise AssertionError(msg)

@@ -9,8 +9,9 @@ import grpc
 from servicekit.call import Call, Kind, Side
 from servicekit.clock import SystemClock
 from servicekit.current import parent_call
-from servicekit.endpoint import Chain
+from servicekit.endpoint import Chain, shown
 from servicekit.errors import Code, Error
+from servicekit.explain import block, blocks, explained
 from servicekit.inherit import inherited
 from servicekit.metadata import Metadata
 
@@ -24,7 +25,7 @@ from .status import as_tuple
 from .writes import Writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from servicekit.call import Method
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from servicekit.endpoint import Endpoint
     from servicekit.wire import Wire
 
+
+_MOST_METHODS = 1_000
 
 FOREVER = 1e9
 """Seconds (32 years) from which on a timeout is none. Core counts in nanoseconds, and takes a larger one for the past."""
@@ -162,12 +165,22 @@ def requests_of(request_iterator: Any) -> tuple[Requests, Writes | None]:
 class Channel(grpc.aio.Channel):
     """A ``grpc.aio.Channel`` over a wire. Made by ``servicekit.connect``; every generated stub works on it."""
 
-    def __init__(self, wire: Wire, links: Chain | None = None, *, clock: Clock | None = None, target: str = "") -> None:
-        """Send over ``wire``, with ``links`` around every method."""
+    def __init__(
+        self,
+        wire: Wire,
+        links: Chain | None = None,
+        *,
+        clock: Clock | None = None,
+        target: str = "",
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    ) -> None:
+        """Send over ``wire``, with ``links`` around every method; ``interceptors`` are those that the wire runs."""
         self._wire = wire
         self._links = links if links is not None else Chain(())
         self._clock = clock if clock is not None else SystemClock()
         self._target = target
+        self._interceptors = tuple(interceptors)
+        self._methods: dict[str, Method] = {}
         self._under_way: set[Exchange] = set()
         self._closed = False
 
@@ -175,6 +188,8 @@ class Channel(grpc.aio.Channel):
         if isinstance(path, bytes):
             path = path.decode()
         method = describe(path, kind)
+        if len(self._methods) < _MOST_METHODS:  # a proxy may ask for any path
+            self._methods[path] = method
         sender = Sender(self._wire, Codec(encoder, decoder), self._clock)
         return Caller(method, self._links.around(sender, method), self._clock, self._under_way)
 
@@ -272,6 +287,26 @@ class Channel(grpc.aio.Channel):
         core = self._core()
         if core is not None:
             await core.channel_ready()
+
+    def explain(self) -> str:
+        """Return the links around each method with their settings, outermost first, and what holds without a link.
+
+        Of the methods that stubs have been made for until now; when there are none, the links as they were given.
+        """
+        inside = [
+            *(f"{shown(type(interceptor))}, which runs at every call" for interceptor in self._interceptors),
+            "wire",
+        ]
+        found = blocks(self._links, self._methods.values(), inside)
+        notes = [
+            "every failure leaves as a CallError; what the caller's own request iterator raises comes back as it is",
+            "a call's deadline is its timeout, or what is left to the call being served if that is less",
+        ]
+        return explained(
+            f"Channel to {self._target or repr(self._wire)}",
+            found or [block(["Any method"], self._links.links, inside)],
+            notes,
+        )
 
     def _core(self) -> grpc.aio.Channel | None:
         core = getattr(self._wire, "channel", None)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from servicekit.call import Kind
+from servicekit.endpoint import shown
 from servicekit.errors import Code, Error
+from servicekit.explain import block, blocks
 
 from .codec import Codec
 from .methods import UNKNOWN, describe
@@ -65,6 +67,20 @@ class Router:
         """The full names of the services registered, sorted."""
         named = {path.split("/")[1] for path in self._registered}
         return sorted(named | {generic.service_name() for generic in self._generic if hasattr(generic, "service_name")})
+
+    def explain(self) -> list[str]:
+        """Return what stands around each method, as ``explain.blocks`` has it, and around what is none."""
+        links = self._shared.links
+        asked = [f"{shown(type(interceptor))}, which is asked at every call" for interceptor in self._interceptors]
+        methods = [describe(path, kind_of(handler)) for path, handler in self._registered.items()]
+        found = blocks(links, methods, [*asked, "the servicer"])
+        named = {method.service for method in methods}
+        for generic in self._generic:
+            # generated code adds its methods in both ways, and the first one counts
+            if not hasattr(generic, "service_name") or generic.service_name() not in named:
+                found.append(f"{shown(type(generic))} is asked at every call for what is not above")
+        found.append(block(["Any other path"], links.of(UNKNOWN), ["UNIMPLEMENTED"]))
+        return found
 
     def register(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Serve the methods of ``service``: what generated code knows of them."""
