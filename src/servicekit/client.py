@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .clock import SystemClock
-from .endpoint import chain
-from .middleware import standard_client
+from .endpoint import Chain, chain
+from .middleware import Credentials, standard_client
 from .telemetry import Telemetry
 from .transport import otel
 from .transport.channel import Channel
-from .wires import wire_to
+from .wires import is_local, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,13 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
     inside the chain, on messages that are bytes already. ``options`` and ``compression`` go to grpcio as they are.
 
     It connects with the first call. Close it, or use it as ``async with connect(…) as channel``. Must be called where
-    an event loop runs. Raises ValueError for a target whose scheme this version cannot resolve.
+    an event loop runs. Raises ValueError for a target whose scheme this version cannot resolve, for a chain in a wrong
+    order, and where ``Credentials`` would travel in plaintext to another machine.
     """
     clock = clock if clock is not None else SystemClock()
     links = chain(*(standard_client(telemetry or Telemetry(), target=target) if middleware is None else middleware))
+    if isinstance(wire, str) and credentials is None and not is_local(target):
+        _check_secrets(links, target)
     links, interceptors = otel.on_client(links, interceptors)
     over = wire_to(
         target,
@@ -57,3 +60,12 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
         clock=clock,
     )
     return Channel(over, links, clock=clock, target=target, interceptors=interceptors)
+
+
+def _check_secrets(links: Chain, target: str) -> None:
+    if any(isinstance(link, Credentials) and not link.plaintext for link in links.every()):
+        msg = (
+            f"Credentials would travel in plaintext to {target!r}: give connect() credentials="
+            "grpc.ssl_channel_credentials(), or Credentials plaintext=True where something else encrypts what is sent"
+        )
+        raise ValueError(msg)

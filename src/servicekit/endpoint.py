@@ -119,6 +119,10 @@ class Chain:
             elif applied is not None:
                 yield applied
 
+    def every(self) -> Iterator[Middleware]:
+        """Yield every link, outermost first, also those that ``only`` keeps for some methods."""
+        return (link.middleware for link in _single(self.links))
+
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run as one middleware, composed anew at each call: transports use ``around``."""
         return await self.around(next, call.method)(request, call)
@@ -179,7 +183,7 @@ def shown(thing: object) -> str:
     return getattr(thing, "__qualname__", None) or repr(thing)
 
 
-def _single(links: Iterable[Middleware], conditions: tuple[Only, ...] = ()) -> Iterator[Link]:
+def _single(links: Iterable[Middleware], conditions: tuple[Only, ...] = ()) -> Iterator[Link[Middleware]]:
     for link in links:
         if isinstance(link, Chain):
             yield from _single(link.links, conditions)

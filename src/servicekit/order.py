@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from .call import Kind, Method
 
@@ -77,11 +77,14 @@ class Condition(Protocol):
         """Return None for a method that is not chosen."""
 
 
-class Link(NamedTuple):
+M_co = TypeVar("M_co", covariant=True)
+
+
+class Link(NamedTuple, Generic[M_co]):
     """A link, and what chooses the methods that it is for: all of ``conditions``."""
 
     conditions: tuple[Condition, ...]
-    middleware: object
+    middleware: M_co
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Doubt:
             raise ValueError(msg)
 
 
-def doubts(links: Sequence[Link]) -> Iterator[Doubt]:
+def doubts(links: Sequence[Link[object]]) -> Iterator[Doubt]:
     """Yield what may be a mistake for some methods. Raises ValueError for what is one for sure."""
     for place, inner in enumerate(links):
         for outer in links[:place]:

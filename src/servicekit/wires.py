@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from .grpcio.channel import channel_to
 from .grpcio.client import GrpcioWire
@@ -73,6 +76,25 @@ def wire_to(  # noqa: PLR0913 - one of each that grpcio's own channel takes
         target, credentials, options=tuple(options), compression=compression, interceptors=interceptors
     )
     return GrpcioWire(channel, clock)
+
+
+def is_local(target: str) -> bool:
+    """Return whether every address of ``target`` is on this machine, as far as the text itself says so.
+
+    A name other than localhost stands for whatever a resolver makes of it.
+    """
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    plain = re.sub(r"^(dns|passthrough):(//[^/]*/)?|^ipv[46]:(///?)?", "", target)
+    return all(_is_loopback(address) for address in unquote(plain).split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    host = re.sub(r"(?<=[^:]):\d+$", "", address)
+    try:
+        return host.lower() == "localhost" or ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _check(wire: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeAlias
 
+import grpc
 import pytest
 
+from servicekit import chain, connect, only
 from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.current import current_call
@@ -221,3 +223,54 @@ def test_the_repr_has_no_secret() -> None:
     assert shown == "Credentials(header='authorization')Token(expires_in=1.0)"
     with pytest.raises(ValueError, match="expires_in=0"):
         Token(value="canary", expires_in=0)
+
+
+REMOTE = [
+    "example.org:1",
+    "10.0.0.1:1",
+    "dns:///example.org:1",
+    "ipv4:127.0.0.1:1,10.0.0.2:2",
+    "ipv6:[2001:db8::1]:1",
+    "xds:///a",
+]
+LOCAL = [
+    "127.0.0.1:1",
+    "localhost:1",
+    "LocalHost",
+    "127.9.9.9",
+    "[::1]:1",
+    "dns:///localhost:1",
+    "dns:localhost:1",
+    "ipv4:127.0.0.1:1,127.0.0.2:2",
+    "ipv6:[::1]:1",
+    "ipv6:%5B::1%5D:1",
+    "unix:/run/a",
+    "unix:///run/a",
+    "unix-abstract:a",
+]
+
+
+@pytest.mark.parametrize("target", REMOTE)
+@pytest.mark.parametrize("kept", [False, True], ids=["for all", "for some"])
+async def test_they_do_not_leave_the_machine_in_plaintext(target: str, *, kept: bool) -> None:
+    """A channel that would send them so is not made, and the message names both ways out."""
+    link = Credentials(Factory())
+    with pytest.raises(ValueError, match=r"plaintext to .*ssl_channel_credentials.*plaintext=True") as raised:
+        connect(target, middleware=[only("/a.B/C", chain(link)) if kept else link])
+    assert repr(target) in str(raised.value)
+
+
+@pytest.mark.parametrize("target", REMOTE)
+async def test_told_so_they_do(target: str) -> None:
+    """Something else may encrypt; and over TLS there is nothing to tell."""
+    async with connect(target, middleware=[Credentials(Factory(), plaintext=True)]):
+        pass
+    async with connect(target, middleware=[Credentials(Factory())], credentials=grpc.ssl_channel_credentials()):
+        pass
+
+
+@pytest.mark.parametrize("target", LOCAL)
+async def test_on_this_machine_they_are_at_home(target: str) -> None:
+    """A loopback address and a Unix socket are nobody else's."""
+    async with connect(target, middleware=[Credentials(Factory())]):
+        pass

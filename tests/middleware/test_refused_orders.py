@@ -251,9 +251,7 @@ async def test_on_a_bare_server_the_method_is_closed() -> None:
 
 async def test_on_a_bare_channel_the_call_fails() -> None:
     """A bare channel tells of a method with its first call: that raises, and nothing is sent."""
-    async with pair(
-        lambda server: add_EchoServiceServicer_to_server(EchoServiceServicer(), server), over="socket"
-    ) as ends:
+    async with pair(echo(), over="socket") as ends:
         target = ends.server.addresses[0]
         async with grpc.aio.insecure_channel(target, interceptors=client_interceptors(WRONG_FOR_ECHO)) as channel:
             with pytest.raises(ValueError, match=f"the chain of {ECHO} is in a wrong order"):

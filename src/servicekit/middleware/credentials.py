@@ -47,6 +47,9 @@ class Credentials:
     the server has answered UNAUTHENTICATED; never within ``interval`` (1 s) of the last time. What the caller has put
     into the header is replaced: there are never two.
 
+    ``connect`` refuses to make a channel on which they would travel in plaintext to another machine, unless ``plaintext``
+    is true: for where something else encrypts what is sent. On a channel of your own that cannot be seen.
+
     Without a token that is still good the call is not made: UNAVAILABLE, with the time to come back. Neither the token nor
     what the factory raises is ever shown: of the latter the log gets type and place.
 
@@ -56,9 +59,9 @@ class Credentials:
 
     one_attempt: ClassVar[bool] = True
 
-    __slots__ = ("_header", "_tokens")
+    __slots__ = ("_header", "_tokens", "plaintext")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords with defaults
         self,
         factory: Factory,
         *,
@@ -66,6 +69,7 @@ class Credentials:
         early: float = 30.0,
         interval: float = 1.0,
         timeout: float = 10.0,
+        plaintext: bool = False,
     ) -> None:
         """Raise ValueError or TypeError for a setting that cannot work, naming it."""
         if not callable(factory):
@@ -76,6 +80,7 @@ class Credentials:
             msg = f"early={early!r} and interval={interval!r} are at least 0, timeout={timeout!r} is more"
             raise ValueError(msg)
         self._header = header
+        self.plaintext = plaintext
 
         def ages(token: Token) -> Ages:
             good = math.inf if token.expires_in is None else token.expires_in
@@ -132,4 +137,4 @@ class Credentials:
 
     def __repr__(self) -> str:
         """Return the header; the factory may hold a secret."""
-        return f"Credentials(header={self._header!r})"
+        return f"Credentials(header={self._header!r}{', plaintext=True' if self.plaintext else ''})"
