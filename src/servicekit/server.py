@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FORCED = 1.0
 """Seconds that servicers have to end once everything was cancelled: none of them holds up the end of the process."""
 
+COME_BACK = 0.1
+"""Seconds after which a client of a call that was abandoned may ask again: another instance, or what takes this one's place."""
+
 
 class Server(Host):
     """A gRPC server. Give it to the generated ``add_…Servicer_to_server``, then ``await server.run()``.
@@ -173,7 +176,7 @@ class Server(Host):
             await self.health.draining()
         if delay:
             await self._clock.sleep(delay)
-        going = Error(Code.UNAVAILABLE, "the server is shutting down")
+        going = Error(Code.UNAVAILABLE, "the server is shutting down", retry_after=COME_BACK)
         in_flight.end_auxiliary(going)
         stopping = asyncio.ensure_future(self._listener.stop(grace + flush))
         abandoned = 0
