@@ -318,7 +318,10 @@ class Call:
         if self._notes is None:
             self._notes = []
         attempt._notes = self._notes
-        attempt.headers, attempt.trailers = self.headers.copy(), self.trailers.copy()
+        if self._headers is not None:
+            attempt._headers = self._headers.copy()
+        if self._trailers is not None:
+            attempt._trailers = self._trailers.copy()
         attempt._state = self.state
         attempt._on_received, attempt._on_sent = self._on_received, self._on_sent
         attempt._on_decision = self._on_decision

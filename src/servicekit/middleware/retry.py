@@ -66,21 +66,21 @@ class Retry:
         if call.side is Side.SERVER:
             return await next(request, call)
         self.budget.call(call.clock.time())
-        if call.method.kind.request_streaming:
-            self._keep(request, call)
+        self._keep(request, call)
         number, tried, waited = 0, call.tried, 0.0
         last: Error | None = None
         while True:
-            attempt = call.fork(again="retry" if number else "", waited=waited)
-            attempt.tried = tried
-            if number:
-                attempt.metadata.set(PREVIOUS, str(number))
+            attempt = _attempt(call, number, tried, waited)
+            started = attempt.clock.time()
             try:
-                return await self._attempt(request, attempt, next)
+                response = await next(request, attempt)
             except Error as error:
                 if not may_pass(error):
                     raise
                 failed = error
+            else:
+                self._learn(attempt, started)
+                return response
             number += 1
             if last is None or not failed.refused:
                 last = failed
@@ -93,16 +93,13 @@ class Retry:
                 await call.clock.sleep(delay)
             waited = wait.seconds
 
-    async def _attempt(self, request: Message, attempt: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
-        started = attempt.clock.time()
-        response = await next(request, attempt)
+    def _learn(self, attempt: Call, started: float) -> None:
         if not attempt.method.kind.response_streaming:
             self._latencies.get(attempt.method.path).add(attempt.clock.time() - started)
-        return response
 
     def _keep(self, request: Message, call: Call) -> None:
         # Where a second attempt is safe only if nothing was sent, 0 bytes are enough: they keep the first read whole.
-        if _replayable(request):
+        if call.method.kind.request_streaming and _replayable(request):
             request.keep(self.keep if self._idempotent(call.method) else 0)
 
     def _decide(self, error: Error, number: int, request: Message, call: Call) -> float | None:
@@ -136,6 +133,14 @@ class Retry:
         if method.kind.response_streaming:
             return 0.0  # how long a stream lasts says nothing about how soon it answers
         return self._latencies.get(method.path).quantile(0.5) or 0.0
+
+
+def _attempt(call: Call, number: int, tried: tuple[str, ...], waited: float) -> Call:
+    attempt = call.fork(again="retry" if number else "", waited=waited)
+    attempt.tried = tried
+    if number:
+        attempt.metadata.set(PREVIOUS, str(number))
+    return attempt
 
 
 def _replayable(request: Message) -> bool:

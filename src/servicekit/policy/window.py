@@ -39,13 +39,15 @@ class Window:
     def move(self, now: float) -> None:
         """Let go of what is too old at ``now``; ``total`` and ``marked`` are then what is left."""
         at = int(now / self._width)
+        if at <= self._at:
+            return
         size = len(self._total)
         for number in range(max(self._at + 1, at - size + 1), at + 1):
             place = number % size
             self.total -= self._total[place]
             self.marked -= self._marked[place]
             self._total[place] = self._marked[place] = 0
-        self._at = max(self._at, at)
+        self._at = at
 
     def clear(self) -> None:
         """Forget every count."""
