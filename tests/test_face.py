@@ -22,11 +22,13 @@ Error(code, message, *, reason, details, retry_after, begun, by, refused, header
 Exit
 Idempotency
 Kind
+LoadShedding(*, initial, least, most, lag, lag_time, trusted, retry_after)
 Message
 Method(*, service, name, kind, idempotency, options, known, auxiliary)
 Middleware
 Recovery(errors)
 RequestId(*, header)
+Retry(*, attempts, backoff, budget, idempotent, keep)
 Server(address, *, middleware, errors, telemetry, drain, credentials, interceptors, options, compression, threads, \
 health, reflection, wire, clock)
 Side

@@ -13,7 +13,7 @@ from .clock import Clock, SystemClock
 from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
 from .errors import CallReport, Code, Error
-from .middleware import AccessLog, Deadline, Recovery, RequestId, standard, standard_client
+from .middleware import AccessLog, Deadline, LoadShedding, Recovery, RequestId, Retry, standard, standard_client
 from .process.drain import Drain, Exit
 from .server import Server
 from .telemetry import Telemetry
@@ -36,11 +36,13 @@ __all__ = [
     "Exit",
     "Idempotency",
     "Kind",
+    "LoadShedding",
     "Message",
     "Method",
     "Middleware",
     "Recovery",
     "RequestId",
+    "Retry",
     "Server",
     "Side",
     "SystemClock",

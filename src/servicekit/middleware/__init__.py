@@ -40,6 +40,8 @@ attempt metrics    what went over the wire
 faults             on purpose, as if the wire had failed
 =================  ====================================================================================================
 
+Orders that are always a mistake are refused where a chain is made: ``servicekit.order`` has the rules.
+
 There is no recovery on the client: what the caller's own request iterator raises must reach the caller as it is.
 """
 
