@@ -105,6 +105,10 @@ flake: $(STAMP) ## run the tests N times (50), up to the first failure
 		echo "round $$round of $(N) passed"; round=$$((round + 1)); \
 	done
 
+.PHONY: soak
+soak: $(STAMP) ## run the system tests at full size, for minutes on an idle machine, and print their figures
+	SOAK=1 $(PY) -m pytest -rP -m system tests/system
+
 .PHONY: bench
 bench: $(STAMP) ## measure what a call costs
 	$(PY) -m tests.bench

@@ -49,7 +49,7 @@ async def serve() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_overload() -> None:
     """Of twice the capacity 80 % of it is served, of four times 70 %, within three times the usual time; then all."""
     phases = []
