@@ -37,9 +37,11 @@ SERVER_PRODUCTION: Final[Options] = (
     ("grpc.max_connection_age_ms", 1_800_000),
     # What is in flight then has this long to end.
     ("grpc.max_connection_age_grace_ms", 60_000),
-    # Peers that vanished without a FIN are noticed.
+    # Peers that vanished without a FIN are noticed. The kernel gives up on what nobody acknowledges after the second
+    # time, core on a ping that nobody answers after the third: its own default is a minute, whatever the second says.
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # Core's own default, said aloud: a request is a message, not a file.
     ("grpc.max_receive_message_length", 4 * MIB),
     # A response of more than this is a bug of ours, and better ours to see than every client's.
@@ -69,6 +71,7 @@ CHANNEL_PRODUCTION: Final[Options] = (
     # Connections that a middlebox dropped are noticed before the next call is lost on them.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 """What the ``production`` profile adds for a channel."""
 
