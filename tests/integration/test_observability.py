@@ -187,11 +187,13 @@ async def test_an_otlp_receiver_gets_the_spans() -> None:
     by_name: dict[str, list[Any]] = {}
     for span in receiver.spans:
         by_name.setdefault(span.name, []).append(span)
-    assert set(by_name) == {f"{SERVICE}/{name}" for name in NAMES.values()}
-    for spans in by_name.values():
-        client, server = sorted(spans, key=lambda span: bool(span.parent_span_id))
-        assert (client.kind, server.kind) == (3, 2)
-        assert server.parent_span_id == client.span_id
-        assert server.trace_id == client.trace_id
+    calls = {f"{SERVICE}/{name}" for name in NAMES.values()}
+    assert set(by_name) == calls | {f"Attempt.{name}" for name in calls}
+    for name in calls:
+        client, server = sorted(by_name[name], key=lambda span: bool(span.parent_span_id))
+        (attempt,) = by_name[f"Attempt.{name}"]
+        assert (client.kind, attempt.kind, server.kind) == (3, 1, 2)
+        assert (attempt.parent_span_id, server.parent_span_id) == (client.span_id, attempt.span_id)
+        assert client.trace_id == attempt.trace_id == server.trace_id
         codes = {a.key: a.value.string_value for a in server.attributes}
         assert codes["rpc.response.status_code"] == "OK"
