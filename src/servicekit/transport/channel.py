@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Kind
 from servicekit.clock import SystemClock
-from servicekit.current import parent_call
 from servicekit.endpoint import Chain, shown
 from servicekit.errors import Code, Error
 from servicekit.explain import block, blocks, explained
-from servicekit.inherit import inherited
-from servicekit.metadata import Metadata
 
 from .attempt import Sender
-from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
+from .callables import Caller, StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from .codec import Codec
-from .exchange import Exchange, Options
 from .methods import describe
-from .requests import Requests, each
-from .status import as_tuple
-from .writes import Writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,136 +23,12 @@ if TYPE_CHECKING:
 
     from servicekit.call import Method
     from servicekit.clock import Clock
-    from servicekit.endpoint import Endpoint
     from servicekit.wire import Wire
+
+    from .exchange import Exchange
 
 
 _MOST_METHODS = 1_000
-
-FOREVER = 1e9
-"""Seconds (32 years) from which on a timeout is none. Core counts in nanoseconds, and takes a larger one for the past."""
-
-
-class Caller:
-    """Makes calls of one method: the chain around it is composed here, once."""
-
-    __slots__ = ("_clock", "_endpoint", "_under_way", "method")
-
-    def __init__(self, method: Method, endpoint: Endpoint, clock: Clock, under_way: set[Exchange]) -> None:
-        """Run ``endpoint`` for every call, each being in ``under_way`` until it is over."""
-        self.method = method
-        self._endpoint = endpoint
-        self._clock = clock
-        self._under_way = under_way
-
-    def begin(self, request: Any, *, timeout: float | None, metadata: Any, options: Options) -> Exchange:
-        """Begin a call. Raises ValueError or TypeError, naming the key, for metadata that may not go on the wire."""
-        sent = Metadata.checked(as_tuple(metadata)) if metadata else Metadata()
-        now = self._clock.time()
-        deadline = None if timeout is None or timeout >= FOREVER else now + timeout
-        parent = parent_call()
-        is_inherited = False
-        if parent is not None and (left := parent.remaining()) is not None:
-            bound = now + inherited(left)
-            if deadline is None or bound < deadline:
-                deadline, is_inherited = bound, True
-
-        def call_of(exchange: Exchange) -> Call:
-            return Call(
-                self.method,
-                side=Side.CLIENT,
-                exchange=exchange,
-                clock=self._clock,
-                metadata=sent,
-                deadline=deadline,
-                parent=parent,
-            )
-
-        exchange = Exchange(call_of, options, self._under_way, inherited=is_inherited)
-        exchange.start(self._endpoint, request)
-        return exchange
-
-
-class _UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def __call__(  # noqa: PLR0913 - grpc's own signature
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> UnaryCall:
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
-        return UnaryCall(self._caller.begin(request, timeout=timeout, metadata=metadata, options=options))
-
-
-class _UnaryStream(grpc.aio.UnaryStreamMultiCallable[Any, Any]):
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def __call__(  # noqa: PLR0913 - grpc's own signature
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> ServerStreamCall:
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
-        return ServerStreamCall(self._caller.begin(request, timeout=timeout, metadata=metadata, options=options))
-
-
-class _StreamUnary(grpc.aio.StreamUnaryMultiCallable[Any, Any]):
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def __call__(  # noqa: PLR0913, PLR0917 - grpc's own signature
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,  # noqa: FBT001 - grpc's own
-        compression: grpc.Compression | None = None,
-    ) -> ClientStreamCall:
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
-        requests, writes = requests_of(request_iterator)
-        exchange = self._caller.begin(requests, timeout=timeout, metadata=metadata, options=options)
-        return ClientStreamCall(exchange, writes)
-
-
-class _StreamStream(grpc.aio.StreamStreamMultiCallable[Any, Any]):
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def __call__(  # noqa: PLR0913, PLR0917 - grpc's own signature
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,  # noqa: FBT001 - grpc's own
-        compression: grpc.Compression | None = None,
-    ) -> BidiStreamCall:
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
-        requests, writes = requests_of(request_iterator)
-        exchange = self._caller.begin(requests, timeout=timeout, metadata=metadata, options=options)
-        return BidiStreamCall(exchange, writes)
-
-
-def requests_of(request_iterator: Any) -> tuple[Requests, Writes | None]:
-    """Return the request stream of a call, and where ``write()`` puts messages if no iterator was given."""
-    if request_iterator is None:
-        writes = Writes()
-        return Requests(writes, cancel_safe=True), writes
-    return Requests(each(request_iterator), cancel_safe=False), None
 
 
 class Channel(grpc.aio.Channel):
@@ -199,9 +68,9 @@ class Channel(grpc.aio.Channel):
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's own signature
-    ) -> _UnaryUnary:
+    ) -> UnaryUnary:
         """Return the callable of a method with one request and one response."""
-        return _UnaryUnary(self._caller(method, Kind.UNARY, request_serializer, response_deserializer))
+        return UnaryUnary(self._caller(method, Kind.UNARY, request_serializer, response_deserializer))
 
     def unary_stream(
         self,
@@ -209,9 +78,9 @@ class Channel(grpc.aio.Channel):
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's own signature
-    ) -> _UnaryStream:
+    ) -> UnaryStream:
         """Return the callable of a method with one request and a stream of responses."""
-        return _UnaryStream(self._caller(method, Kind.SERVER_STREAM, request_serializer, response_deserializer))
+        return UnaryStream(self._caller(method, Kind.SERVER_STREAM, request_serializer, response_deserializer))
 
     def stream_unary(
         self,
@@ -219,9 +88,9 @@ class Channel(grpc.aio.Channel):
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's own signature
-    ) -> _StreamUnary:
+    ) -> StreamUnary:
         """Return the callable of a method with a stream of requests and one response."""
-        return _StreamUnary(self._caller(method, Kind.CLIENT_STREAM, request_serializer, response_deserializer))
+        return StreamUnary(self._caller(method, Kind.CLIENT_STREAM, request_serializer, response_deserializer))
 
     def stream_stream(
         self,
@@ -229,9 +98,9 @@ class Channel(grpc.aio.Channel):
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's own signature
-    ) -> _StreamStream:
+    ) -> StreamStream:
         """Return the callable of a method with a stream each way."""
-        return _StreamStream(self._caller(method, Kind.BIDI_STREAM, request_serializer, response_deserializer))
+        return StreamStream(self._caller(method, Kind.BIDI_STREAM, request_serializer, response_deserializer))
 
     async def __aenter__(self) -> Self:
         """Return itself."""

@@ -19,8 +19,8 @@ from servicekit.grpcio.handlers import handler_for
 from servicekit.mapping import ErrorMapping
 
 from .attempt import Sender
+from .callables import Caller, requests_of
 from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
-from .channel import Caller, requests_of
 from .codec import Codec
 from .continuation import ContinuationWire
 from .exchange import Options
