@@ -268,7 +268,7 @@ async def test_a_call_that_ends_releases_its_writers(kind: Kind, over: Over) -> 
     async with pair(echo(**all_methods(refusing)), over=over) as ends:
         call = method(ends.channel, kind)()
         big = SumRequest(payload=bytes(1 << 20)) if kind is Kind.CLIENT_STREAM else texts("x" * (1 << 20))[0]
-        writes = [asyncio.create_task(call.write(big)) for _ in range(64)]  # more than any window takes
+        writes = [asyncio.create_task(call.write(big)) for _ in range(24)]  # more than any window takes
         await held.begun.wait()
         held.release.set()
         results = await asyncio.gather(*writes, return_exceptions=True)
