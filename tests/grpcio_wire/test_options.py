@@ -223,10 +223,11 @@ def _user_timeouts(port: int) -> list[int]:
 async def test_a_request_may_be_so_large() -> None:
     """grpc.max_receive_message_length: one byte more is RESOURCE_EXHAUSTED."""
     large: Options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-    async with serving(SERVER_PRODUCTION) as address, connected(address, large) as wire:
-        assert len((await wire.unary(head(), bytes(4 * MIB))).data) == 4 * MIB
-        error = await refused(wire.unary(head(), bytes(4 * MIB + 1)))
-        assert error.code is Code.RESOURCE_EXHAUSTED
+    for options, most in ((SERVER_PRODUCTION, 4 * MIB), (production(max_receive_message_length=MIB), MIB)):
+        async with serving(options) as address, connected(address, large) as wire:
+            assert len((await wire.unary(head(), bytes(most))).data) == most
+            error = await refused(wire.unary(head(), bytes(most + 1)))
+            assert error.code is Code.RESOURCE_EXHAUSTED
 
 
 async def test_a_response_may_be_so_large() -> None:
