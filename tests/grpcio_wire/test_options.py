@@ -246,11 +246,13 @@ async def test_a_response_may_be_so_large() -> None:
 
 async def test_metadata_may_be_so_large() -> None:
     """grpc.absolute_max_metadata_size: above it every call is refused, and it is announced."""
-    async with serving(SERVER_PRODUCTION) as address, connected(address) as wire:
-        await wire.unary(head(("x", "a" * 7 * KIB)), b"")
-        for _ in range(5):
-            error = await refused(wire.unary(head(("x", "a" * 17 * KIB)), b""))
-            assert error.code is Code.RESOURCE_EXHAUSTED
+    half = production(max_metadata_size=4 * KIB, absolute_max_metadata_size=8 * KIB)
+    for options, most in ((SERVER_PRODUCTION, 16), (half, 8)):
+        async with serving(options) as address, connected(address) as wire:
+            await wire.unary(head(("x", "a" * (most // 2 - 1) * KIB)), b"")
+            for _ in range(5):
+                error = await refused(wire.unary(head(("x", "a" * (most + 1) * KIB)), b""))
+                assert error.code is Code.RESOURCE_EXHAUSTED
     async with serving(SERVER_PRODUCTION) as address, client_to(address) as peer:
         assert (await peer.greeted())[SettingsFrame.MAX_HEADER_LIST_SIZE] == 16 * KIB
 
