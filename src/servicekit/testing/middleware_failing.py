@@ -95,11 +95,19 @@ async def a_caller_may_leave_at_any_step(ground: Ground) -> None:
 
 async def a_deadline_that_passes_ends_the_call(ground: Ground) -> None:
     """The caller gets DEADLINE_EXCEEDED when its time is over, and nothing is left of the call within a second."""
-    ground.service.work = _wait
     memory = ground.place.over == "memory"
-    calling = asyncio.ensure_future(ground.ask(timeout=10.0 if memory else 0.1))
+    if not memory:
+        await ground.call()  # the connection is there, so the time is the call's own
+    ground.service.work = _wait
+    reached = len(ground.service.words)
+    calling = asyncio.ensure_future(ground.ask(timeout=10.0 if memory else 0.3))
     try:
-        await ground.until(lambda: ground.service.words, "the call does not reach the service", within=5.0)
+        # On a machine that is too busy its time may be over before it gets there, which is a deadline too.
+        await ground.until(
+            lambda: calling.done() or len(ground.service.words) > reached,
+            "the call does not reach the service",
+            within=5.0,
+        )
         if memory:
             await ground.ends.clock.advance(10.0)
         answer = await ground.done(calling, within=SOON)
@@ -107,7 +115,8 @@ async def a_deadline_that_passes_ends_the_call(ground: Ground) -> None:
         calling.cancel()
     assert answer.code is Code.DEADLINE_EXCEEDED, answer
     await ground.at_rest()
-    assert isinstance(ground.outer.outcomes[-1], BaseException)
+    if len(ground.service.words) > reached:
+        assert isinstance(ground.outer.outcomes[-1], BaseException)
 
 
 async def a_hook_that_raises_ends_the_call(ground: Ground) -> None:
