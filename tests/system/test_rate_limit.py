@@ -14,7 +14,7 @@ import pytest
 from servicekit import Call, Endpoint, Message, Server, Telemetry
 from servicekit.clock import SystemClock
 from servicekit.middleware import RateLimit
-from tests.system.load import ECHO, REQUEST, SOAK, Untyped, offer
+from tests.system.load import ECHO, REQUEST, SOAK, Stalls, Untyped, offer
 from tests.transport.clients import echo
 
 SECONDS = 30.0 if SOAK else 3.0
@@ -46,6 +46,7 @@ async def test_no_window_holds_more(way: str) -> None:
     """Accepted in any window w <= rate * w + burst, at six times the rate from four channels; and all that may be, is."""
     clock = Noted()
     accepted: list[float] = []
+    stalls = Stalls(0.02)
 
     async def note(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         accepted.append(clock.last)  # when the token was taken: the loop has done nothing else since
@@ -61,6 +62,7 @@ async def test_no_window_holds_more(way: str) -> None:
             options = [("grpc.use_local_subchannel_pool", 1), ("servicekit.number", number)]
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.addresses[0], options=options))
             methods.append(channel.unary_unary(ECHO))
+        await stack.enter_async_context(stalls.watching())
         turns = itertools.cycle(methods)
         phase = await offer(lambda: next(turns)(REQUEST, timeout=1.0), way, TIMES * RATE, SECONDS)
     passed = accepted[-1] - accepted[0]
@@ -69,6 +71,7 @@ async def test_no_window_holds_more(way: str) -> None:
         f"\n{phase}\n{len(accepted)} accepted in {passed:.2f} s; any window w holds {RATE:.0f}/s * w + {ahead:.2f} at most"
     )
     assert ahead <= BURST + ROUNDING
-    assert len(accepted) >= 0.9 * (RATE * passed + BURST)
     assert phase.codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED without pushback"}
-    assert phase.codes["OK"] >= 0.9 * len(accepted)
+    if stalls.sound:
+        assert len(accepted) >= 0.9 * (RATE * passed + BURST)
+        assert phase.codes["OK"] >= 0.8 * len(accepted)  # of those who wait some have their turn just before their end

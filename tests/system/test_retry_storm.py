@@ -84,14 +84,15 @@ async def test_the_storm_is_bounded() -> None:
         (at - end for at in good if sum(at <= other < at + WIDTH for other in good) >= 0.95 * OFFERED * WIDTH), None
     )
     before = sum(call.code == "OK" for call in phase.calls if call.ended < begin) / OUTAGE
-    lost = sum(until - since for since, until in stalls.seen)
     print(
         f"\n{phase}\nbefore {before:.1f}/s served; in the outage of {OUTAGE:.0f} s {load:.1f}/s came,"
         f" {len(during) / made:.2f}x of what was offered, at most {most_within(during, WIDTH) / WIDTH:.0f}/s in {WIDTH} s;"
-        f" back to 95 % after {'?' if back is None else f'{back:.2f}'} s; stalled for {lost:.2f} s"
+        f" back to 95 % after {'?' if back is None else f'{back:.2f}'} s;"
+        f" stalled for {stalls.lost:.2f} s, starved for {stalls.starved:.0%}"
     )
     assert (
-        len(during) <= 1.2 * made + 10 * OUTAGE + PLACES + OFFERED * lost
+        len(during) <= 1.2 * made + 10 * OUTAGE + PLACES + OFFERED * stalls.lost
     )  # some were under way; late ones come at once
-    assert back is not None
-    assert back <= BACK
+    if stalls.sound:
+        assert back is not None
+        assert back <= BACK
