@@ -51,7 +51,7 @@ def test_the_server_and_the_client_run_as_written(tmp_path: Path) -> None:
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=20,
+                timeout=50,
                 check=True,
                 env=env,
             )
@@ -59,7 +59,7 @@ def test_the_server_and_the_client_run_as_written(tmp_path: Path) -> None:
             assert said == ["hello", "INVALID_ARGUMENT TEXT_EMPTY"]
             server.send_signal(signal.SIGTERM)
             rest = server.stdout.read()
-            assert server.wait(timeout=20) == 0, rest
+            assert server.wait(timeout=50) == 0, rest
         finally:
             server.kill()
 
@@ -81,7 +81,7 @@ def test_the_test_example_passes(name: str, passed: str, tmp_path: Path) -> None
         "not socket",
         name,
     ]
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
     assert re.search(f"^{passed}", shown.stdout, re.MULTILINE), shown.stdout + shown.stderr
     assert "failed" not in shown.stdout
 

@@ -174,7 +174,8 @@ async def test_nothing_of_it_is_seen(
     header, entry = ENTRIES[name]
     ended: BaseException | None = None
     shown = entry + ("x" if outcome == "refused" else "")
-    client = [*standard_client(seen.telemetry), Retry(attempts=1), Credentials(lambda: shown, header=header)]
+    once = [Retry(attempts=1) if isinstance(link, Retry) else link for link in standard_client(seen.telemetry)]
+    client = [*once, Credentials(lambda: shown, header=header)]
     async with pair(service.register, over=over, middleware=links, client=client, telemetry=seen.telemetry) as ends:
         for _ in range(2 if outcome == "limited" else 1):
             task = asyncio.ensure_future(call(ends, kind, [("x-note", NOTE)]))
