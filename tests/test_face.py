@@ -28,7 +28,7 @@ Method(*, service, name, kind, idempotency, options, known, auxiliary)
 Middleware
 Recovery(errors)
 RequestId(*, header)
-Retry(*, attempts, backoff, budget, idempotent, keep)
+Retry(*, attempts, backoff, budget, idempotent, keep, patience)
 Server(address, *, middleware, errors, telemetry, drain, credentials, interceptors, options, compression, threads, \
 health, reflection, wire, clock)
 Side

@@ -228,6 +228,19 @@ async def test_no_attempt_is_begun_that_the_deadline_would_end() -> None:
     assert decisions == [("retry", "retried"), ("retry", "too_late")]
 
 
+@pytest.mark.parametrize(("after", "decision"), [(30.0, "retried"), (30.1, "too_late")])
+async def test_a_call_without_a_deadline_does_not_wait_for_ever(after: float, decision: str) -> None:
+    """A server that wants it back in an hour gets no further attempt, and the caller its error at once."""
+    call, decisions = a_call(deadline=None)
+    endpoint = scripted(Error(Code.RESOURCE_EXHAUSTED, "later", retry_after=after), "ok")
+    if decision == "retried":
+        assert await play(Retry(), endpoint, call) == "ok"
+    else:
+        with pytest.raises(Error, match="later"):
+            await play(Retry(), endpoint, call)
+    assert decisions == [("retry", decision)]
+
+
 async def test_the_usual_time_of_the_method_counts_too() -> None:
     """An attempt that half of its kind would not end in time is not begun; one that is quicker is."""
     clock, link = Middle(), Retry()

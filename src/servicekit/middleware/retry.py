@@ -11,7 +11,7 @@ from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Error
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget
-from servicekit.policy.checked import count
+from servicekit.policy.checked import count, seconds
 from servicekit.policy.lru import Lru
 from servicekit.policy.quantile import Latencies
 from servicekit.policy.safe_again import PREVIOUS, Marked, idempotent, is_repeated, may_pass
@@ -32,7 +32,8 @@ class Retry:
     Before each attempt it waits as ``backoff`` says (full jitter, 50 ms doubling to 1 s), or exactly as long as the
     server asked for; when the server said not to come back, it does not. ``budget`` (20 % of the calls and 10 a second,
     over 10 s) bounds the further attempts on one target, so one Retry belongs to one channel. An attempt that could
-    not be over before the deadline, by what half of the method's calls take, is not begun. One layer retries: while
+    not be over before the deadline, by what half of the method's calls take, is not begun; without a deadline, none that
+    the server wants later than ``patience`` (30 s) from now, for nobody would end that wait. One layer retries: while
     serving a call that is a further attempt itself (``grpc-previous-rpc-attempts``, which every further attempt
     sends), nothing is retried.
 
@@ -51,6 +52,7 @@ class Retry:
     budget: Budget = field(default_factory=Budget)
     idempotent: Marked = None
     keep: int = 256 * 1024
+    patience: float = 30.0
     _idempotent: Callable[[Method], bool] = field(init=False, repr=False)
     _latencies: Lru[str, Latencies] = field(init=False, repr=False)
 
@@ -58,6 +60,7 @@ class Retry:
         """Raise TypeError or ValueError, naming setting and value, for what cannot be done."""
         count("attempts", self.attempts)
         count("keep", self.keep, least=0)
+        seconds("patience", self.patience)
         object.__setattr__(self, "_idempotent", idempotent(self.idempotent))
         object.__setattr__(self, "_latencies", Lru(Latencies, most=_METHODS))
 
@@ -125,7 +128,11 @@ class Retry:
         if call.method.kind.request_streaming and not _replayable(request):
             return "not_kept"
         now = call.clock.time()
-        if call.deadline is not None and now + delay + self._usual(call.method) >= call.deadline:
+        if (
+            now + delay + self._usual(call.method) >= call.deadline
+            if call.deadline is not None
+            else delay > self.patience
+        ):
             return "too_late"
         return None if self.budget.spend(now) else "over_budget"
 
