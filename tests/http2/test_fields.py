@@ -1,0 +1,164 @@
+"""Which messages are well-formed: RFC 9113, section 8."""
+
+from __future__ import annotations
+
+import pytest
+
+from servicekit.http2 import frames
+from servicekit.http2.errors import ErrorCode
+from servicekit.http2.events import Data, RequestReceived, Trailers
+from servicekit.http2.frames import END_HEADERS, frame
+from servicekit.http2.hpack_encoder import encode_stateless
+from tests.http2.conversation import REQUEST, TRAILERS, Conversation, Fields, data, headers
+
+METHOD, SCHEME, PATH, AUTHORITY, TE = REQUEST
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (SCHEME, PATH),  # 8.3.1
+        (METHOD, PATH),
+        (METHOD, SCHEME),
+        (METHOD, SCHEME, (b":path", b"")),
+        (METHOD, METHOD, SCHEME, PATH),  # 8.3
+        (METHOD, SCHEME, PATH, PATH),
+        (METHOD, SCHEME, TE, PATH),
+        (*REQUEST, (b":authority", b"x")),
+        (*REQUEST[:4], (b":status", b"200")),
+        (*REQUEST[:4], (b":unknown", b"x")),
+        (*REQUEST, (b"", b"x")),  # 8.2.1
+        (*REQUEST, (b"Upper", b"x")),
+        (*REQUEST, (b"a b", b"x")),
+        (*REQUEST, (b"a:b", b"x")),
+        (*REQUEST, (b"a\x00", b"x")),
+        (*REQUEST, (b"a\x7f", b"x")),
+        (*REQUEST, (b"\xc3\xa4", b"x")),
+        (*REQUEST, (b"x", b"a\r\nb")),
+        (*REQUEST, (b"x", b"a\nb")),
+        (*REQUEST, (b"x", b"\x00")),
+        (*REQUEST, (b"x", b" a")),
+        (*REQUEST, (b"x", b"a\t")),
+        (*REQUEST, (b"x", b" "), (b"y", b"z")),
+        (*REQUEST, (b"connection", b"close")),  # 8.2.2
+        (*REQUEST, (b"proxy-connection", b"x")),
+        (*REQUEST, (b"keep-alive", b"x")),
+        (*REQUEST, (b"transfer-encoding", b"chunked")),
+        (*REQUEST, (b"upgrade", b"x")),
+        (*REQUEST[:4], (b"te", b"gzip")),
+        (*REQUEST, (b"te", b"gzip")),
+        (*REQUEST, (b"te", b"trailers, deflate")),
+        (*REQUEST, (b"content-length", b"-1")),  # 8.1.1
+        (*REQUEST, (b"content-length", b"")),
+        (*REQUEST, (b"content-length", b"1" * 30)),
+        (*REQUEST, (b"content-length", b"1"), (b"content-length", b"2")),
+        ((b":method", b"CONNECT"), SCHEME, AUTHORITY),  # 8.5
+        ((b":method", b"CONNECT"), PATH, AUTHORITY),
+        ((b":method", b"CONNECT"),),
+        (),
+    ],
+)
+def test_a_malformed_request_is_a_stream_error(fields: Fields) -> None:
+    """It is refused before anybody sees it, and its neighbours go on (8.1.1)."""
+    talk = Conversation()
+    assert talk.refused_by(1, headers(1, fields)) == ErrorCode.PROTOCOL_ERROR
+    assert talk.connection.streams == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        REQUEST,
+        REQUEST[:3],
+        (PATH, SCHEME, METHOD),
+        (*REQUEST, (b"x", b"")),
+        (*REQUEST, (b"x", b"a b \x01 \xff")),
+        (*REQUEST, (b"!#$%&'*+-.^_`|~09", b"x")),
+        (*REQUEST, (b"te", b"trailers")),
+        (*REQUEST, (b"te", b"trailers"), (b"te", b"trailers")),
+        (*REQUEST, (b"content-length", b"0")),
+        ((b":method", b"CONNECT"), AUTHORITY),
+    ],
+)
+def test_a_well_formed_request_is_taken(fields: Fields) -> None:
+    """The rules forbid no more than they say."""
+    (received,) = Conversation().say(headers(1, fields, end=True))
+    assert isinstance(received, RequestReceived)
+    assert received.headers.regular == tuple(field for field in fields if not field[0].startswith(b":"))
+    assert received.headers.method == dict(fields)[b":method"]
+
+
+def test_the_same_block_is_checked_once() -> None:
+    """What was made of a block's fields is kept with them, for every call that sends the same octets."""
+    first, second = Conversation().say(headers(1), headers(3))
+    assert isinstance(first, RequestReceived)
+    assert isinstance(second, RequestReceived)
+    assert first.headers is second.headers
+
+
+def test_a_request_is_not_taken_for_trailers() -> None:
+    """The same octets are judged by where they stand (8.1)."""
+    talk = Conversation()
+    talk.say(headers(1), headers(3, end=True))
+    assert talk.refused_by(1, headers(1, end=True)) == ErrorCode.PROTOCOL_ERROR
+    assert [type(event) for event in talk.say(headers(5))] == [RequestReceived]
+
+
+@pytest.mark.parametrize(
+    "fields", [(PATH,), ((b":status", b"200"),), ((b"Grpc-Status", b"0"),), ((b"connection", b"x"),)]
+)
+def test_malformed_trailers_are_a_stream_error(fields: Fields) -> None:
+    """Trailers have no pseudo-header fields (8.1)."""
+    talk = Conversation()
+    talk.say(headers(1))
+    assert talk.refused_by(1, headers(1, fields, end=True)) == ErrorCode.PROTOCOL_ERROR
+
+
+def test_trailers_end_the_request() -> None:
+    """Fields after the content must say that it is the end (8.1)."""
+    talk = Conversation()
+    talk.say(headers(1), headers(3))
+    assert talk.refused_by(1, headers(1, TRAILERS)) == ErrorCode.PROTOCOL_ERROR
+    (trailers,) = talk.say(headers(3, TRAILERS, end=True))
+    assert isinstance(trailers, Trailers)
+    assert trailers.trailers.regular == TRAILERS
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (headers(1, (*REQUEST, (b"content-length", b"3")), end=True),),
+        (headers(1, (*REQUEST, (b"content-length", b"3"))), data(1, b"ab", end=True)),
+        (headers(1, (*REQUEST, (b"content-length", b"3"))), data(1, b"abcd")),
+        (headers(1, (*REQUEST, (b"content-length", b"3"))), data(1, b"ab"), data(1, b"cd", end=True)),
+        (headers(1, (*REQUEST, (b"content-length", b"3"))), data(1, b"ab"), headers(1, TRAILERS, end=True)),
+    ],
+)
+def test_content_must_be_as_long_as_was_said(said: tuple[bytes, ...]) -> None:
+    """Another length than content-length is malformed (8.1.1)."""
+    assert Conversation().refused_by(1, *said) == ErrorCode.PROTOCOL_ERROR
+
+
+def test_padding_is_no_content() -> None:
+    """The length is that of the content alone (6.1, 8.1.1)."""
+    talk = Conversation()
+    padded = frame(frames.DATA, frames.PADDED | frames.END_STREAM, 1, b"\x05abc" + bytes(5))
+    _, content = talk.say(headers(1, (*REQUEST, (b"content-length", b"3"))), padded)
+    assert content == Data(1, b"abc", 9, end_stream=True)
+
+
+def test_too_large_a_list_costs_its_stream_only() -> None:
+    """The table stays in step, so the next request is read right (10.5.1)."""
+    talk = Conversation()
+    large = (*REQUEST, (b"x", b"y" * 16_000), (b"z", b"y" * 500))
+    block = encode_stateless(large)
+    said = frame(frames.HEADERS, 0, 1, block[:9000]) + frame(frames.CONTINUATION, END_HEADERS, 1, block[9000:])
+    assert talk.refused_by(1, said) == ErrorCode.ENHANCE_YOUR_CALM
+    assert [type(event) for event in talk.say(headers(3))] == [RequestReceived]
+
+
+def test_a_reason_never_quotes_what_the_peer_sent() -> None:
+    """Names and values of fields may be secrets: reasons are logged, and sent back."""
+    talk = Conversation()
+    events = talk.say(headers(1), headers(1, ((b":s3cret", b"s3cret"), (b"S3CRET", b"s3cret")), end=True))
+    assert "s3cret" not in repr(events).lower()
