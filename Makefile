@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDRESS ?= 127.0.0.1:50051
+WIRE ?= grpcio
 N ?= 50
 
 UV_VERSION := 0.13.8
@@ -10,6 +11,7 @@ UV_VERSION := 0.13.8
 OUTSIDE := $(subst $(abspath $(VENV))/bin:,,$(PATH))
 export PATH := $(abspath $(VENV))/bin:$(OUTSIDE)
 export ADDRESS
+export WIRE
 export UV_PROJECT_ENVIRONMENT := $(abspath $(VENV))
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
@@ -45,7 +47,7 @@ help: ## list the targets
 		while IFS='|' read -r target text; do printf '  %-10s %s\n' "$$target" "$$text"; done
 
 .PHONY: run
-run: $(STAMP) ## serve the reference service on ADDRESS (127.0.0.1:50051)
+run: $(STAMP) ## serve the reference service on ADDRESS (127.0.0.1:50051) over WIRE (grpcio, native)
 	@exec $(PY) -m encryption.main
 
 .PHONY: demo

@@ -3,6 +3,7 @@
     ADDRESS              where to listen: host:port or unix:path; 127.0.0.1:50051 unless set
     ENCRYPTION_KEYRING   the keys to hold, as id:base64,id:base64, the primary first; unset: passphrases only
     ALLOW_PLAINTEXT      1 allows an address that other machines can reach
+    WIRE                 what it speaks over: grpcio, which is the default, or native
 
 It exits with 0 when every call had finished, 1 when it could not start, 3 when calls had to be abandoned, and 128 + n
 at a second signal n.
@@ -22,6 +23,7 @@ from encryption.v1.encryption_pb2_grpc import add_EncryptionServiceServicer_to_s
 from servicekit import Exit, Server, Telemetry, middleware, standard
 
 _PORT_MAX: Final = 65535
+_WIRES: Final = ("grpcio", "native")
 
 
 class BadSetting(Exception):
@@ -32,7 +34,7 @@ async def main() -> None:
     """Serve. Raises SystemExit with the codes of `Exit`."""
     telemetry = Telemetry()
     try:
-        address, keyring = read_address(os.environ), read_keyring(os.environ)
+        address, keyring, wire = read_address(os.environ), read_keyring(os.environ), read_wire(os.environ)
     except BadSetting as error:
         telemetry.logger.error("cannot start", reason=str(error))  # noqa: TRY400 - a wrong setting needs no traceback
         raise SystemExit(Exit.NOT_STARTED) from None
@@ -43,6 +45,7 @@ async def main() -> None:
             middleware=[*standard(telemetry), middleware.Validation()],
             errors=ERRORS,
             telemetry=telemetry,
+            wire=wire,
         )
         add_EncryptionServiceServicer_to_server(EncryptionServicer(service), server)
         await server.run()
@@ -71,6 +74,14 @@ def read_keyring(environment: Mapping[str, str]) -> Keyring | None:
         return None if text is None else Keyring.parse(text)
     except InvalidInput as error:
         raise BadSetting(f"ENCRYPTION_KEYRING: {error}") from None
+
+
+def read_wire(environment: Mapping[str, str]) -> str:
+    """Return what to speak over. Raises BadSetting for what is no wire."""
+    wire = environment.get("WIRE", "grpcio")
+    if wire not in _WIRES:
+        raise BadSetting(f"WIRE={wire!r} is none of {', '.join(_WIRES)}")
+    return wire
 
 
 def _is_loopback(host: str) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .endpoint import Middleware
     from .mapping import Rule
+    from .native.tls import TlsCredentials
     from .wire import Listener
 
 
@@ -47,9 +48,10 @@ class Server(Host):
 
     ``address`` is "host:port", "unix:path" or several of them; port 0 takes a free one (see ``addresses``).
     ``middleware``, outermost first, is the whole chain of every method; None means ``standard(telemetry)``. ``errors``
-    says which exceptions of the business mean which code. ``credentials`` are grpcio's server credentials (TLS).
-    ``interceptors`` are grpc.aio ones: they run inside the chain, on every call. ``options`` and ``compression`` go to
-    grpcio as they are, ``threads`` is where plain functions run. ``wire`` is "grpcio", or a Listener to serve over.
+    says which exceptions of the business mean which code. ``credentials`` are those of the wire: grpcio's server
+    credentials, or ``TlsCredentials`` for the native one. ``interceptors`` are grpc.aio ones: they run inside the
+    chain, on every call. ``options`` and ``compression`` are grpcio's, ``threads`` is where plain functions run.
+    ``wire`` is "grpcio" or "native" (HTTP/2 of our own, at a fraction of the cost), or a Listener to serve over.
 
     Nothing is bound before ``start``, ``run`` or ``async with``. Must be made where an event loop runs.
     """
@@ -62,7 +64,7 @@ class Server(Host):
         errors: Mapping[type[Exception], Rule] | None = None,
         telemetry: Telemetry | None = None,
         drain: Drain | None = None,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: grpc.ServerCredentials | TlsCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 from .grpcio.channel import channel_to
 from .grpcio.client import GrpcioWire
 from .grpcio.server import GrpcioListener
+from .native.options import options_of
+from .native.server import NativeListener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .telemetry import Logger
     from .wire import Listener, Wire
+
+WIRES = ("grpcio", "native")
+"""The wires there are, by name."""
+
+_ENCODINGS = {"NoCompression": None, "Deflate": "deflate", "Gzip": "gzip"}
 
 DISCOVERED = ("srv", "etcd", "consul", "zk", "k8s")
 """Schemes that name a registry, not an address."""
@@ -39,6 +46,8 @@ def listener_of(
     if not isinstance(wire, str):
         return wire
     _check(wire)
+    if wire == "native":
+        return NativeListener(clock, options=options_of(options), compression=_encoding(compression))
     listener: GrpcioListener
 
     def on_restart(reason: BaseException) -> None:
@@ -65,6 +74,9 @@ def wire_to(  # noqa: PLR0913 - one of each that grpcio's own channel takes
     if not isinstance(wire, str):
         return wire
     _check(wire)
+    if wire == "native":
+        msg = "wire='native' has no client yet: connect over 'grpcio', which speaks to native servers too"
+        raise ValueError(msg)
     scheme, mark, _ = target.partition("://")
     if mark and scheme in DISCOVERED:
         msg = (
@@ -98,9 +110,10 @@ def _is_loopback(address: str) -> bool:
 
 
 def _check(wire: str) -> None:
-    if wire == "native":
-        msg = "wire='native' is not there yet: this version speaks over 'grpcio'"
+    if wire not in WIRES:
+        msg = f"wire={wire!r} is none of {', '.join(map(repr, WIRES))}"
         raise ValueError(msg)
-    if wire != "grpcio":
-        msg = f"wire={wire!r} is none of 'grpcio', 'native'"
-        raise ValueError(msg)
+
+
+def _encoding(compression: grpc.Compression | None) -> str | None:
+    return None if compression is None else _ENCODINGS[compression.name]

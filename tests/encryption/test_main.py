@@ -15,14 +15,16 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from encryption.demo import TEXT
-from encryption.main import BadSetting, main, read_address, read_keyring
+from encryption.main import BadSetting, main, read_address, read_keyring, read_wire
 from encryption.v1.encryption_pb2 import EncryptRequest, EncryptStreamRequest, EncryptStreamStart
 from encryption.v1.encryption_pb2_grpc import EncryptionServiceStub
 from servicekit import connect
 
 SERVICE = "encryption.v1.EncryptionService"
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-SETTINGS = ("ADDRESS", "ALLOW_PLAINTEXT", "ENCRYPTION_KEYRING")
+SETTINGS = ("ADDRESS", "ALLOW_PLAINTEXT", "ENCRYPTION_KEYRING", "WIRE")
+
+both = pytest.mark.parametrize("wire", ["grpcio", "native"])
 
 
 @asynccontextmanager
@@ -76,9 +78,10 @@ def events(log: str) -> list[str]:
 # Serving
 
 
-async def test_it_serves_the_demo_until_it_is_told_to_go() -> None:
+@both
+async def test_it_serves_the_demo_until_it_is_told_to_go(wire: str) -> None:
     """Health and reflection know the service, the demo gets its text back, and SIGTERM ends it with 0."""
-    async with running("main", ADDRESS="127.0.0.1:0", ENCRYPTION_KEYRING=f"k1:{KEY}") as server:
+    async with running("main", ADDRESS="127.0.0.1:0", ENCRYPTION_KEYRING=f"k1:{KEY}", WIRE=wire) as server:
         address = await serving(server)
         assert not address.endswith(":0")
         async with connect(address, middleware=[]) as channel:
@@ -104,19 +107,21 @@ async def test_it_serves_the_demo_until_it_is_told_to_go() -> None:
     assert KEY not in log
 
 
-async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
+@both
+async def test_it_serves_on_a_unix_socket(tmp_path: Path, wire: str) -> None:
     """Which no other machine can reach, so it needs no leave; SIGINT ends it like SIGTERM."""
     address = f"unix:{tmp_path}/s"
-    async with running("main", ADDRESS=address) as server:
+    async with running("main", ADDRESS=address, WIRE=wire) as server:
         assert await serving(server) == address
         server.send_signal(signal.SIGINT)
         code, log, errors = await ended(server)
     assert (code, events(log), errors) == (0, ["draining", "stopped"], "")
 
 
-async def test_a_second_signal_ends_it_at_once() -> None:
+@both
+async def test_a_second_signal_ends_it_at_once(wire: str) -> None:
     """With 128 + the signal's number, while a call is under way that would never end."""
-    async with running("main", ADDRESS="127.0.0.1:0") as server:
+    async with running("main", ADDRESS="127.0.0.1:0", WIRE=wire) as server:
         async with connect(await serving(server), middleware=[]) as channel:
             call = EncryptionServiceStub(channel).EncryptStream()
             await call.write(EncryptStreamRequest(start=EncryptStreamStart(key="correct horse battery staple")))
@@ -131,11 +136,12 @@ async def test_a_second_signal_ends_it_at_once() -> None:
 # Not serving
 
 
-async def test_a_port_that_is_taken_is_named() -> None:
+@both
+async def test_a_port_that_is_taken_is_named(wire: str) -> None:
     """One line of log that names the address, no traceback, and 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        async with running("main", ADDRESS=address) as server:
+        async with running("main", ADDRESS=address, WIRE=wire) as server:
             code, log, errors = await ended(server)
     assert code == 1
     assert events(log) == ["cannot start"]
@@ -209,6 +215,14 @@ def test_nothing_needs_to_be_set() -> None:
     """The default is the loopback interface, and no keys."""
     assert read_address({}) == "127.0.0.1:50051"
     assert read_keyring({}) is None
+    assert read_wire({}) == "grpcio"
+
+
+def test_a_wire_that_is_none_is_named() -> None:
+    """With those that there are."""
+    assert read_wire({"WIRE": "native"}) == "native"
+    with pytest.raises(BadSetting, match="WIRE='pigeon' is none of grpcio, native"):
+        read_wire({"WIRE": "pigeon"})
 
 
 async def test_the_demo_says_that_nobody_is_there() -> None:

@@ -45,7 +45,7 @@ from tests.encryption.samples import (
 KIB = 1024
 MIB = 1024 * KIB
 CONTEXT = b"letters/1"
-OVER: tuple[Over, ...] = ("memory", "socket")
+OVER: tuple[Over, ...] = ("memory", "socket", "native")
 
 
 class Caller:

@@ -265,7 +265,7 @@ async def begin(ends: Pair, rules: Untyped, kind: Kind, requests: Iterable[Untyp
         await call
 
 
-@pytest.mark.parametrize("over", ["memory", "socket"])
+@pytest.mark.parametrize("over", ["memory", "socket", "native"])
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_a_client_reads_the_violations_back(rules: Untyped, kind: Kind, over: Over) -> None:
     """Typed, from the error that it catches; the servicer has seen what came before, and nothing else."""

@@ -95,7 +95,7 @@ async def test_a_socket_that_closes_a_little_later() -> None:
         loop.call_later(0.02, left.close)
 
 
-@pytest.mark.parametrize("over", ["memory", "socket"])
+@pytest.mark.parametrize("over", ["memory", "socket", "native"])
 async def test_a_call_that_was_left(over: Untyped) -> None:
     """Of a channel and a server that are watched, the calls under way are counted, each on its side."""
     held = Held()
@@ -114,7 +114,7 @@ async def test_a_call_that_was_left(over: Untyped) -> None:
         calls[0].cancel()
 
 
-@pytest.mark.parametrize("over", ["memory", "socket"])
+@pytest.mark.parametrize("over", ["memory", "socket", "native"])
 async def test_a_pair_leaves_nothing(over: Untyped) -> None:
     """Neither after good calls nor with one that was still under way, and although the test still holds all of it."""
     clock = MovableClock()

@@ -34,7 +34,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Untyped: TypeAlias = Any
 """What grpc leaves untyped, and what is one of several messages."""
 
-both = pytest.mark.parametrize("over", ["memory", "socket"])
+both = pytest.mark.parametrize("over", ["memory", "socket", "native"])
 every_kind = pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 streaming_requests = pytest.mark.parametrize(
     "kind", [kind for kind in Kind if kind.request_streaming], ids=lambda kind: kind.value

@@ -20,7 +20,22 @@ from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 
-from .servers import KINDS, OVER, STREAMS, AnyCall, Context, Log, Work, answered, ask, method, service, serving, until
+from .servers import (
+    KINDS,
+    OVER,
+    STREAMS,
+    AnyCall,
+    Context,
+    Log,
+    Work,
+    answered,
+    ask,
+    method,
+    needs,
+    service,
+    serving,
+    until,
+)
 
 Grpc = grpc.StatusCode
 
@@ -299,6 +314,7 @@ async def test_trailing_metadata_goes_with_a_failure_too(over: Over, kind: Kind)
 @KINDS
 async def test_initial_metadata_of_all_is_merged(over: Over, kind: Kind) -> None:
     """The middleware's goes out with the servicer's, in one block."""
+    needs("headers of a stream without messages", over=over, kind=kind)
 
     async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         call.headers.add("from", "middleware")
@@ -317,6 +333,7 @@ async def test_initial_metadata_of_all_is_merged(over: Over, kind: Kind) -> None
 @pytest.mark.parametrize("fails", [False, True])
 async def test_initial_metadata_that_nobody_sent_goes_with_the_answer(over: Over, kind: Kind, fails: object) -> None:
     """What only a middleware has set arrives as well, whether the call succeeds or not."""
+    needs("headers of a stream without messages", over=over, kind=kind)
 
     async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         call.headers.add("from", "middleware")
@@ -335,6 +352,7 @@ async def test_initial_metadata_that_nobody_sent_goes_with_the_answer(over: Over
 @KINDS
 async def test_initial_metadata_is_sent_once(over: Over, kind: Kind) -> None:
     """A second time raises, in the servicer, and says so."""
+    needs("headers of a stream without messages", over=over, kind=kind)
     raised: list[RuntimeError] = []
 
     async def work(context: Context) -> None:

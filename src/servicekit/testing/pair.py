@@ -7,7 +7,8 @@ back-off take no time and always go the same way::
         reply = await EchoServiceStub(ends.channel).Echo(EchoRequest(text="hello"))
         await ends.clock.advance(30.0)
 
-Over a socket it is grpcio on a free port of the loopback interface, in real time.
+Over "socket" it is grpcio on a free port of the loopback interface, in real time; over "native" the server is the
+native one, called by a grpcio client.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from servicekit.endpoint import Middleware
     from servicekit.transport.channel import Channel
 
-Over: TypeAlias = Literal["memory", "socket"]
+Over: TypeAlias = Literal["memory", "socket", "native"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +77,8 @@ async def pair(
     it the clock. Raises ValueError for an ``over`` that is neither, and for a
     network on another clock.
     """
-    if over not in {"memory", "socket"}:
-        msg = f"over={over!r} is neither 'memory' nor 'socket'"
+    if over not in {"memory", "socket", "native"}:
+        msg = f"over={over!r} is none of 'memory', 'socket', 'native'"
         raise ValueError(msg)
     movable = None
     settings: dict[str, Any] = {"telemetry": Telemetry(log=None), "drain": Drain(delay=0.0, grace=0.0), **server}
@@ -92,6 +93,8 @@ async def pair(
             raise ValueError(msg)
         settings.update(wire=network.listener(), clock=movable)
         address = "memory:0"
+    elif over == "native":
+        settings.setdefault("wire", "native")
     serving = Server(address, middleware=middleware, **settings)
     for add in register:
         add(serving)

@@ -50,7 +50,7 @@ class Host(grpc.aio.Server):
         """Listen on ``address`` with TLS; returns the port. Raises BindError when it is taken."""
         return _port(self.listen(address, server_credentials))
 
-    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    def listen(self, address: str, credentials: object) -> str:
         """Bind ``address`` and return it with its port. Raises BindError when it is taken."""
         bound = self._listener.bind(address, credentials)
         self._bound.append(bound)

@@ -81,7 +81,7 @@ class Served:
         """Begin to serve ``incoming``, in ``task``; ``root`` and ``call`` are set before anything else happens."""
         self._method = method
         self.incoming = incoming
-        self.task = task
+        self.task: asyncio.Task[Any] | None = task  # until it is over
         self.root: Call
         self.call: Call
 
@@ -237,7 +237,7 @@ class Served:
         self._last_word = clock.call_at(clock.time() + LAST_WORD, lambda: self._insist(call))
 
     def _cancel(self) -> None:
-        if not self._finishing and not self.stopping:
+        if not self._finishing and not self.stopping and self.task is not None:
             self.stopping = True
             self.task.cancel()
 
@@ -253,7 +253,7 @@ class Served:
     def answered(self) -> None:
         """Take back the cancellation that ``stop`` made: it has become the call's failure."""
         task = self.task
-        if not self.stopping or task is not _current_task() or not task.cancelling():
+        if not self.stopping or task is None or task is not _current_task() or not task.cancelling():
             return
         task.uncancel()
         if self._stopped is not self.root:
@@ -302,6 +302,7 @@ class Served:
         # it goes when the last of them does. Left to the collector it is a fifth of what a call costs here.
         self._attempts = ()
         self.context = None
+        self.task = None  # its contextvars have the call
         if not self._method.uploads:  # a stream that is read too late asks whose it is
             del self.call, self.root
 

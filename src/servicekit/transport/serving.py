@@ -136,7 +136,7 @@ class Handler:
             served.begin(call)
         else:  # the first attempt of most calls, and their only one
             call.used = True
-        before = served.task.cancelling()
+        before = 0 if served.task is None else served.task.cancelling()
         reader = Reader(request, functools.partial(served.check, call)) if self.uploads else None
         context = served.context = Context(call, served, reader)
         response = None

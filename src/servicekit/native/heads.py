@@ -1,0 +1,137 @@
+"""What opens an RPC: from the fields of a request's header block to what gRPC makes of them.
+
+Made once for a block of fields; a block that comes again, as nearly all do, brings it along.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import TYPE_CHECKING, Final
+
+from servicekit.errors import Code, Error
+from servicekit.wire import Status
+
+from .codings import ACCEPTED, IDENTITY, KNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from servicekit.metadata import Pairs
+
+METHOD_NOT_ALLOWED: Final = 405
+UNSUPPORTED_MEDIA_TYPE: Final = 415
+
+_CONTENT_TYPE: Final = re.compile(rb"application/grpc([+;].*)?", re.DOTALL)
+_TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TEXT: Final = re.compile(rb"[\x20-\x7e]*")
+
+_OURS: Final = frozenset(
+    {
+        b"content-length",
+        b"content-type",
+        b"grpc-accept-encoding",
+        b"grpc-encoding",
+        b"grpc-message",
+        b"grpc-message-type",
+        b"grpc-status",
+        b"grpc-timeout",
+        b"host",
+        b"te",
+    }
+)
+"""Fields that are the transport's, and never metadata."""
+
+
+class Opening:
+    """What a request's header fields say. Either all of it holds, or ``http`` or ``status`` refuse it.
+
+    ``http`` is the status of an answer that is no gRPC at all; 0 means 200.
+    """
+
+    __slots__ = ("accepts", "encoding", "http", "metadata", "path", "status", "timeout")
+
+    def __init__(self, method: bytes, path: bytes, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """Read a request that HTTP/2 has found to be well-formed; ``fields`` are all but the pseudo-header fields."""
+        self.http = 0
+        self.status: Status | None = None
+        self.path = path.decode(errors="replace")
+        self.metadata: Pairs = ()
+        self.timeout: float | None = None
+        self.encoding = IDENTITY
+        self.accepts: frozenset[str] = frozenset()
+        try:
+            self._read(method, fields)
+        except Error as error:
+            self.status = Status(code=error.code, message=error.message, trailers=error.trailers)
+
+    def _read(self, method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        own: dict[bytes, bytes] = {}
+        rest: list[tuple[bytes, bytes]] = []
+        for field in fields:
+            name = field[0]
+            if name in _OURS:
+                own[name] = field[1]
+            else:
+                rest.append(field)
+        if method != b"POST":
+            self.http = METHOD_NOT_ALLOWED
+            return
+        if not _CONTENT_TYPE.fullmatch(own.get(b"content-type", b"").lower()):
+            self.http = UNSUPPORTED_MEDIA_TYPE
+            return
+        if b"trailers" not in own.get(b"te", b"").lower():
+            raise Error(Code.INTERNAL, "te: trailers is missing, so something on the way does not speak gRPC")
+        if (timeout := own.get(b"grpc-timeout")) is not None:
+            self.timeout = seconds(timeout)
+        self.metadata = metadata(rest)
+        self.accepts = _names(own.get(b"grpc-accept-encoding", b""))
+        self.encoding = own.get(b"grpc-encoding", b"identity").decode(errors="replace")
+        if self.encoding not in KNOWN:
+            # doc/compression.md of gRPC: "the server MUST … include a grpc-accept-encoding"
+            raise Error(
+                Code.UNIMPLEMENTED,
+                f"grpc-encoding {self.encoding[:40]!r} is none of {ACCEPTED}",
+                trailers=(("grpc-accept-encoding", ACCEPTED),),
+            )
+
+
+def seconds(timeout: bytes) -> float:
+    """Return the seconds of a ``grpc-timeout``: one to eight digits and a unit. Raises Error for anything else."""
+    found = _TIMEOUT.fullmatch(timeout)
+    if found is None:
+        raise Error(Code.INTERNAL, "grpc-timeout is not one to eight digits and a unit")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def metadata(fields: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    """Return header fields as metadata. Raises Error, naming the key, for a value that metadata cannot have.
+
+    A key that ends in ``-bin`` holds base64, padded or not, and several values with commas between them ("Custom-
+    Metadata" in the protocol's text).
+    """
+    pairs: list[tuple[str, str | bytes]] = []
+    for name, value in fields:
+        if name.endswith(b"-bin"):
+            key = name.decode(errors="replace")
+            if b"," in value:
+                pairs.extend((key, _binary(key, part.strip(b" \t"))) for part in value.split(b","))
+            else:
+                pairs.append((key, _binary(key, value)))
+        elif _TEXT.fullmatch(value):
+            pairs.append((name.decode(errors="replace"), value.decode()))
+        else:
+            raise Error(Code.INTERNAL, f"metadata {name.decode(errors='replace')!r} is not printable ASCII")
+    return tuple(pairs)
+
+
+def _binary(key: str, value: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True) if value else b""
+    except binascii.Error:
+        raise Error(Code.INTERNAL, f"metadata {key!r} is not base64") from None
+
+
+def _names(value: bytes) -> frozenset[str]:
+    return frozenset(name.strip() for name in value.decode(errors="replace").split(",")) & KNOWN

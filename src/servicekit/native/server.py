@@ -1,0 +1,158 @@
+"""The server's end of the seam over connections of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from servicekit.wire import BindError
+
+from .options import NativeOptions
+from .protocol import Link
+from .shared import Shared
+from .sockets import Sockets, forget, listening, release
+from .tls import context_of, credentials_of
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from servicekit.clock import Clock
+    from servicekit.wire import Route
+
+_FLUSH: Final = 2.0
+"""Seconds that clients have to take the last of what was written, and to say goodbye, when all RPCs have ended."""
+
+
+class NativeListener:
+    """A Listener over HTTP/2 and asyncio. Must be made where an event loop runs.
+
+    ``refused`` and ``cut_off`` count the connections that were turned away and those that were ended for what their
+    clients did.
+    """
+
+    def __init__(self, clock: Clock, *, options: NativeOptions | None = None, compression: str | None = None) -> None:
+        """Bind nothing yet. ``compression`` is what responses are compressed with where the client understands it."""
+        self._shared = Shared(NativeOptions() if options is None else options, clock, compression)
+        self._clock = clock
+        self._bound: list[tuple[Sockets, ssl.SSLContext | None]] = []
+        self._servers: list[asyncio.Server] = []
+        self._started = False
+
+    @property
+    def refused(self) -> int:
+        """How many connections were closed at once, because there were too many."""
+        return self._shared.refused
+
+    @property
+    def cut_off(self) -> int:
+        """How many connections were ended for what their clients did."""
+        return self._shared.cut_off
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._shared.members)
+
+    def bind(self, address: str, credentials: object = None) -> str:
+        """Listen on ``address`` (see ``sockets.listening``) and return it with its port; TlsCredentials make it TLS.
+
+        Raises BindError, naming the address, when that cannot be; TypeError for credentials of another wire.
+        """
+        if self._started or self._shared.stopping:
+            raise RuntimeError(f"cannot listen on {address!r}: the listener was started or stopped before")
+        given = credentials_of(credentials)
+        try:
+            context = None if given is None else context_of(given)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise BindError(f"cannot listen on {address!r} with these certificates: {error}") from error
+        bound, sockets = listening(address, reuse_port=self._shared.options.reuse_port)
+        self._bound.append((sockets, context))
+        return bound
+
+    async def start(self, route: Callable[[str], Route]) -> None:
+        """Begin to serve what ``route`` says. Raises RuntimeError when that was done before."""
+        if self._started or self._shared.stopping:
+            raise RuntimeError("a listener is started once")
+        self._started = True
+        self._shared.route = route
+        for sockets, context in self._bound:
+            for sock in sockets:
+                self._servers.append(
+                    await self._shared.loop.create_server(
+                        self._link,
+                        sock=sock,
+                        ssl=context,
+                        ssl_handshake_timeout=None if context is None else self._shared.options.handshake,
+                    )
+                )
+
+    def _link(self) -> Link:
+        return Link(self._shared)
+
+    async def stop(self, grace: float) -> None:
+        """Accept nothing new, let RPCs in flight finish for ``grace`` seconds, cancel the rest; return when all is over.
+
+        Clients are told at once, twice: what they sent before they knew is served (RFC 9113, section 6.8).
+        """
+        shared = self._shared
+        if not shared.stopping:
+            shared.stopping = True
+            self._release()
+            for member in list(shared.members):
+                member.drain()
+        # A connection that has nothing left to do, and whose client knows, closes by itself.
+        await self._wait(grace, lambda: not shared.serving and not shared.members)
+        for member in list(shared.members):
+            member.cut()
+        for served in list(shared.serving):
+            served.cancel()
+        while shared.serving:
+            await shared.changed.wait()
+        if shared.members:
+            for member in list(shared.members):
+                member.close()
+            await self._wait(_FLUSH, lambda: not shared.members)
+            for member in list(shared.members):
+                member.abort()
+            while shared.members:
+                await shared.changed.wait()
+        shared.wheel.stop()
+
+    async def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Return when ``over()`` holds, or ``seconds`` have passed."""
+        if over() or seconds <= 0:
+            return
+        late = False
+
+        def ring() -> None:
+            nonlocal late
+            late = True
+            self._shared.changed.ring()
+
+        timer = self._clock.call_at(self._clock.time() + seconds, ring)
+        try:
+            while not late and not over():
+                await self._shared.changed.wait()
+        finally:
+            timer.cancel()
+
+    def _release(self) -> None:
+        for sockets, _ in self._bound:
+            if self._started:  # the loop has them, and closes them with its servers
+                forget(sockets)
+            else:
+                release(sockets)
+        self._bound.clear()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def failed(self) -> BaseException:
+        """Wait for ever: what a client sends cannot end a listener."""
+        return await self._shared.loop.create_future()  # type: ignore[no-any-return]  # nobody ever sets it
+
+    def __repr__(self) -> str:
+        """Return how many are connected and served."""
+        shared = self._shared
+        return f"<NativeListener, {len(shared.members)} connected, {len(shared.serving)} being served>"

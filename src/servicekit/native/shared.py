@@ -1,0 +1,83 @@
+"""What all connections of one listener share: its limits, its routes, its clock, and who is there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from .bell import Bell
+from .options import READ, NativeOptions
+from .wheel import Wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from servicekit.clock import Clock
+    from servicekit.wire import Route
+
+
+class Member(Protocol):
+    """A connection, as its listener knows it."""
+
+    def drain(self) -> None:
+        """Tell the client that this server goes; what is under way goes on."""
+
+    def cut(self) -> None:
+        """End every RPC that is still under way."""
+
+    def close(self) -> None:
+        """Say goodbye, and close once all is written."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Served(Protocol):
+    """An RPC whose serving task runs."""
+
+    def cancel(self) -> None:
+        """Cancel the serving task."""
+
+
+class Shared:
+    """Made by a listener, and used by its connections. Belongs to one event loop."""
+
+    def __init__(self, options: NativeOptions, clock: Clock, compression: str | None) -> None:
+        """Begin with nobody."""
+        self.options = options
+        self.clock = clock
+        self.compression = compression
+        self.loop = asyncio.get_running_loop()
+        self.wheel = Wheel(clock)
+        self.route: Callable[[str], Route]
+        self.stopping = False
+        self.members: set[Member] = set()
+        self.serving: set[Served] = set()
+        self.refused = 0
+        """How many connections were closed at once, because there were too many."""
+        self.cut_off = 0
+        """How many connections were ended for what their clients did."""
+        self.changed = Bell(self.loop)
+        """Rings, while the listener stops, when a connection or a serving task is gone."""
+        # What is read is copied out of it at once, before anybody else reads.
+        self.buffer = memoryview(bytearray(READ))
+
+    def admit(self, member: Member) -> bool:
+        """Let a connection in, and return True, unless there are too many."""
+        if len(self.members) >= self.options.connections:
+            self.refused += 1
+            return False
+        self.members.add(member)
+        return True
+
+    def lost(self, member: Member) -> None:
+        """Take note that a connection is gone."""
+        self.members.discard(member)
+        if self.stopping:
+            self.changed.ring()
+
+    def left(self, served: Served) -> None:
+        """Take note that a serving task is done."""
+        self.serving.discard(served)
+        if self.stopping:
+            self.changed.ring()
