@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -36,6 +38,29 @@ async def joined(
     finally:
         await wire.close(0)
         await listener.stop(0)
+
+
+@contextlib.asynccontextmanager
+async def elsewhere(serve: Serve, kind: Kind) -> AsyncIterator[str]:
+    """Serve every path with ``serve`` on a loop in another thread, which goes on while this one stands; yield the address."""
+    address: Future[str] = Future()
+    over = threading.Event()
+
+    async def main() -> None:
+        listener = GrpcioListener(CLOCK)
+        bound = listener.bind("127.0.0.1:0")
+        route = Route(kind=kind, serve=serve)
+        await listener.start(lambda _: route)
+        address.set_result(bound)
+        await asyncio.to_thread(over.wait)
+        await listener.stop(0)
+
+    serving = asyncio.create_task(asyncio.to_thread(asyncio.run, main()))
+    try:
+        yield await asyncio.wrap_future(address)
+    finally:
+        over.set()
+        await serving
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -16,7 +18,7 @@ from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.kept import Kept
 from servicekit.wire import END, Ended, Incoming, Status
-from tests.grpcio_wire.ground import CLOCK, OK, bare, echo, head, joined, linger
+from tests.grpcio_wire.ground import CLOCK, OK, bare, echo, elsewhere, head, joined, linger
 
 
 async def test_a_channel_closed_by_somebody_is_no_cancellation() -> None:
@@ -99,6 +101,33 @@ async def test_never_sent_is_said_only_where_it_is_sure() -> None:
             await wire.unary(head(), b"")
         assert raised.value.message.startswith("failed to connect to all addresses")
         assert (raised.value.begun, raised.value.by) == (False, By.LOCAL)
+        await wire.close(0)
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVER_STREAM, Kind.BIDI_STREAM])
+async def test_headers_are_not_lost_when_the_whole_answer_is_there_at_once(kind: Kind) -> None:
+    """grpc.aio throws headers away that come to it after the status, as on a loop that was busy until both were there."""
+    sent = threading.Semaphore(0)
+
+    async def serve(incoming: Incoming) -> None:
+        incoming.on_end(sent.release)
+        incoming.send_headers((("hello", "you"),))
+        await incoming.send(b"all")
+        await incoming.finish(OK)
+
+    async with elsewhere(serve, kind) as address:
+        wire = GrpcioWire(channel_to(address, None), CLOCK)
+        for _ in range(20):
+            stream = wire.open(head(), None if kind.request_streaming else b"")
+            reading = asyncio.create_task(stream.receive())
+            for _ in range(6):
+                await asyncio.sleep(0)
+            sent.acquire()  # the loop is busy
+            time.sleep(0.005)  # noqa: ASYNC251 - and a little longer: the answer travels
+            assert await reading == b"all"
+            assert await stream.receive() is END
+            assert (await stream.ended()).code is Code.OK
+            assert ("hello", "you") in await stream.headers()
         await wire.close(0)
 
 

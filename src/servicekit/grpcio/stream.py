@@ -39,9 +39,12 @@ class GrpcioStream:
     Messages go through the call's core object, not through ``read`` and ``write``: a ``write`` that fails because the
     server has answered early puts INTERNAL in the place of the status, and makes the messages that are still to be read
     unreadable. Each message is a turn of the loop, for core hands it over from a thread of its own.
+
+    Headers of an RPC that ends without a message are lost, as they are by grpc.aio itself, where the status is there
+    too before the loop gets its turn: nobody can hold it back.
     """
 
-    __slots__ = ("_begun", "_call", "_core", "_half_closed", "_over", "_state", "_writing")
+    __slots__ = ("_begun", "_call", "_core", "_half_closed", "_opening", "_over", "_state", "_writing")
 
     def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
         """Take a call that was just made: no turn of the loop may have passed."""
@@ -49,6 +52,7 @@ class GrpcioStream:
         self._core = core_of(call)
         self._state = _State(self._core, channel)
         self._writing: Kept[None] | None = None
+        self._opening: asyncio.Task[Any] | None = _opening_of(call)
         self._half_closed = False
         self._over = False
         self._begun = False
@@ -82,6 +86,8 @@ class GrpcioStream:
             return END
         if not self._begun:
             await self._begin()
+        if self._opening is not None:
+            await self._opened(self._opening)
         if state.reading is None:
             state.reading = Kept(self._core.receive_serialized_message())
         try:
@@ -118,9 +124,16 @@ class GrpcioStream:
 
     async def _begin(self) -> None:
         # The call's own first task, made with it, starts the first batch; it runs before this goes on. That batch need
-        # not be over for the others to be started: waiting for it would cost a round trip through core's thread.
+        # not be over for a message to be sent: waiting for it would cost a round trip through core's thread.
         await asyncio.sleep(0)
         self._begun = True
+
+    async def _opened(self, opening: asyncio.Task[Any]) -> None:
+        # That first batch brings the headers. Core holds the status back until the last message is read, and grpc.aio
+        # throws headers away that come to it after the status: so no message is read before they are there.
+        if not opening.done():
+            await asyncio.wait([opening])
+        self._opening = None
 
     async def _written(self) -> None:
         if not self._begun:
@@ -149,6 +162,12 @@ class GrpcioStream:
         for kept in (self._state.reading, self._writing):
             if kept is not None:
                 kept.drop()
+
+
+def _opening_of(call: Any) -> asyncio.Task[Any] | None:
+    # The first is of a stream of requests, the second of a single one; an intercepted call has neither.
+    opening: asyncio.Task[Any] | None = getattr(call, "_initializer", None)
+    return opening or getattr(call, "_send_unary_request_task", None)
 
 
 async def _headers(core: Any) -> Pairs:
