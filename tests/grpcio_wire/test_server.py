@@ -17,6 +17,8 @@ from servicekit.errors import Code, Error
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.handlers import handler_for
+from servicekit.grpcio.incoming import GrpcioIncoming
+from servicekit.grpcio.running import Tally, Tasks
 from servicekit.grpcio.server import GrpcioListener
 from servicekit.wire import END, BindError, Ended, Incoming, Route, Status
 from tests.grpcio_wire.ground import (
@@ -91,6 +93,48 @@ async def test_an_upload_that_is_cut_off_never_looks_complete() -> None:
             if number % 2:
                 await left.acquire()
     assert seen == []
+
+
+class _Cut:
+    """As much of a context of grpc.aio as an RPC needs that is cut off while somebody reads."""
+
+    def __init__(self) -> None:
+        self.message: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def time_remaining(self) -> None:
+        return None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return ""
+
+    def add_done_callback(self, _: object) -> None:
+        pass
+
+    async def read(self) -> object:
+        return await self.message
+
+
+async def test_a_task_of_the_servicers_that_still_reads_is_told_of_the_end() -> None:
+    """A reset cancels who serves the call, and not what that has begun besides; the news may come in the same turn."""
+    children: list[asyncio.Task[object]] = []
+
+    async def serve(incoming: Incoming) -> None:
+        children.append(asyncio.create_task(incoming.receive()))
+        await linger(incoming)
+
+    context, loop, tasks = _Cut(), asyncio.get_running_loop(), Tasks()
+    incoming = GrpcioIncoming(context, None, "/t/M", CLOCK, loop, Tally())
+    running = asyncio.create_task(incoming.run(serve, tasks, answers=False))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    running.cancel()
+    context.message.set_result(grpc.aio.EOF)
+    with pytest.raises(Ended):
+        await asyncio.wait_for(children[0], 5)
+    await asyncio.wait([running, *tasks])
 
 
 async def test_a_status_message_of_broken_text_is_answered() -> None:

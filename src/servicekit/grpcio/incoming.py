@@ -99,7 +99,8 @@ class GrpcioIncoming:
         if message is grpc.aio.EOF:
             # grpc.aio says the same of a stream that was cut off, just before it cancels the handler. A second read
             # comes back through the same queue as that news, and so after it.
-            await self._read()
+            if not self._decided.done():
+                await self._read()
             if self._decided.done():
                 raise Ended
             self._half_closed = True
@@ -188,14 +189,14 @@ class GrpcioIncoming:
         serving.add(task)
         task.add_done_callback(self._served)
         try:
-            await self._decided
-        except asyncio.CancelledError:
-            serving.cancel(task)
-            self._end(None)
-            raise
-        try:
+            try:
+                await self._decided
+            except asyncio.CancelledError:
+                serving.cancel(task)
+                self._end(None)
+                raise
             return await self._answer(answers=answers)
-        finally:
+        finally:  # a task of the servicer's may wait for them yet, and asyncio logs what failed and nobody looked at
             if self._reading is not None:
                 self._reading.drop()
             if self._writing is not None:
