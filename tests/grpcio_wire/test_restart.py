@@ -170,6 +170,36 @@ async def test_a_port_that_is_lost_is_said_aloud(monkeypatch: pytest.MonkeyPatch
         assert address in str(error)
 
 
+@pytest.mark.parametrize("step", ["__init__", "start"])
+async def test_whatever_prevents_a_restart_is_said_aloud(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Too many open files, for one: a port that accepts and never answers is worse than a process that ends."""
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    async with joined(echo) as (_, listener, address):
+        monkeypatch.setattr(core.CoreServer, step, fail)
+        async with connected(address, DEADLY), asyncio.timeout(2):
+            error = await listener.failed()
+        monkeypatch.undo()
+    assert isinstance(error, OSError)
+
+
+async def test_a_restart_that_nobody_can_be_told_of_is_one_all_the_same() -> None:
+    """What a callback raises is its own affair, for asyncio to log; the server serves."""
+    noise: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+
+    def tell(_: BaseException) -> None:
+        raise LookupError
+
+    async with joined(echo) as (wire, listener, address):
+        listener._on_restart = tell
+        await attack(listener, address)
+        assert await answered(wire)
+        assert not listener._failed.is_set()
+
+
 async def test_a_grpcio_that_hides_its_main_loop_is_watched_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without grpc.aio's private parts the server still dies, but not in silence."""
     monkeypatch.setattr(core, "_is_main_loop", lambda _: False)

@@ -127,6 +127,19 @@ class GrpcioListener:
 
     async def _replace(self, old: CoreServer, error: BaseException) -> None:
         self.restarts += 1
+        try:
+            replaced = await self._replaced(old, error)
+        except Exception as failure:  # noqa: BLE001 - too many open files, perhaps: what accepts and does not answer ends
+            self._fail(failure)
+            return
+        if not replaced:
+            return
+        _LOGGER.warning("a request ended grpc core's server (%r); another one took its place", error)
+        if self._on_restart is not None:
+            self._on_restart(error)
+
+    async def _replaced(self, old: CoreServer, error: BaseException) -> bool:
+        """Let another server take the place of ``old``; return False where none does, having said so."""
         addresses = [address for address, _ in self._bound]
         exclusive = not dict(self._options).get("grpc.so_reuseport")
         shared = exclusive and share(addresses, allowed=True)
@@ -144,11 +157,9 @@ class GrpcioListener:
         if waiting:
             if not self._stopping:
                 self._fail(BindError(f"cannot listen on {waiting[0][0]!r} again after {error!r}"))
-            return
+            return False
         await self._begin(fresh)
-        _LOGGER.warning("a request ended grpc core's server (%r); another one took its place", error)
-        if self._on_restart is not None:
-            self._on_restart(error)
+        return True
 
     def _take_over(self, fresh: CoreServer, wanted: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """Bind what can be bound now, and return the rest."""
