@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -428,6 +429,32 @@ async def test_a_plain_reader_is_let_go_with_its_call(over: Over) -> None:
         call.cancel()
         await until(lambda: raised)
     assert isinstance(raised[0], Exception)
+
+
+@OVER
+async def test_a_plain_generator_that_still_reads_when_its_client_goes_leaves_no_noise(over: Over) -> None:
+    """Its step fails when nobody waits for it any more: asyncio would log an exception that was never retrieved."""
+    noise: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: noise.append(context))
+    begun = asyncio.Event()
+    threads = ThreadPoolExecutor(1)
+
+    def chat(request: Iterator[ChatRequest], _context: object) -> Iterator[ChatResponse]:
+        loop.call_soon_threadsafe(begun.set)
+        for _ in request:
+            yield ChatResponse()
+
+    async with pair(service(Chat=chat), over=over, threads=threads) as ends:
+        call = EchoServiceStub(ends.channel).Chat()
+        await answered(begun.wait())
+        call.cancel()
+        await until(lambda: not ends.server.in_flight)
+    await loop.run_in_executor(threads, threading.get_ident)  # after the step that was under way
+    await asyncio.sleep(0)
+    gc.collect()
+    assert noise == []
+    threads.shutdown()
 
 
 @OVER

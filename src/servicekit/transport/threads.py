@@ -77,11 +77,16 @@ async def write_all(messages: AsyncIterator[Any], context: Context) -> None:
 
 async def _write_each(iterator: Iterator[Any], context: Context, in_thread: InThread) -> None:
     """Write what a plain iterator of the servicer's yields, each step in a thread."""
-    close = getattr(iterator, "close", None)
+    close: Any = getattr(iterator, "close", None)
     over = False
 
     def step() -> Any:
         return _LAST if over else next(iterator, _LAST)
+
+    def close_after(taken: asyncio.Future[Any]) -> object:
+        if not taken.cancelled():
+            taken.exception()  # looked at, so that asyncio does not log that the call was over: nobody waits for it
+        return in_thread(close)
 
     taking: asyncio.Future[Any] | None = None
     try:
@@ -98,7 +103,7 @@ async def _write_each(iterator: Iterator[Any], context: Context, in_thread: InTh
             if taking.done():
                 await asyncio.shield(in_thread(close))  # a cancellation that comes only now must not prevent it
             else:
-                taking.add_done_callback(lambda _: in_thread(close))
+                taking.add_done_callback(close_after)
 
 
 def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
