@@ -13,6 +13,7 @@ from .mapping import ErrorMapping
 from .middleware import standard
 from .process import signals
 from .process.drain import Drain, Exit
+from .process.grace import Grace
 from .telemetry import Telemetry
 from .transport import otel
 from .transport.health import Health
@@ -23,7 +24,7 @@ from .transport.shared import Serving
 from .wires import listener_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Coroutine, Mapping, Sequence
     from concurrent.futures import Executor
     from types import TracebackType
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 FORCED = 1.0
-"""Seconds that servicers have to end once everything was cancelled: none of them holds up the end of the process."""
+"""Seconds that servicers have to end once everything was cancelled: none of them holds up the end of a drain."""
 
 COME_BACK = 0.1
 """Seconds after which a client of a call that was abandoned may ask again: another instance, or what takes this one's place."""
@@ -92,6 +93,7 @@ class Server(Host):
         self._reflection = reflection
         self._started = False
         self._draining: asyncio.Task[Exit] | None = None
+        self._grace: Grace | None = None
         self._over = asyncio.Event()
         self.draining = self._serving.draining
         """Set when the server begins to go; ``current_call().draining`` for a servicer that streams for long."""
@@ -151,7 +153,8 @@ class Server(Host):
         """Serve until SIGTERM or SIGINT, then drain and return.
 
         Raises SystemExit: 1 when the server could not start or go on, 3 when calls had to be abandoned. A second
-        signal n ends the process at once with 128 + n.
+        signal n ends the process at once with 128 + n, and one that has abandoned calls ends within 5 s, whatever their
+        servicers do. Whatever else ends this, a cancellation for one, drains the server too.
         """
         await signals.run(self, self._log)
 
@@ -161,28 +164,36 @@ class Server(Host):
         Idempotent: every caller gets the same answer. A caller that is cancelled does not stop it.
         """
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._go(self._times.delay, self._times.grace))
+            self._draining = self._begin_to_go(self._times.delay, self._times.grace)
         return await asyncio.shield(self._draining)
 
     async def stop(self, grace: float | None) -> None:
-        """Go without a delay, as grpc.aio's ``stop`` does; calls under way have ``grace`` seconds."""
+        """Go without a delay, as grpc.aio's ``stop`` does; calls under way have ``grace`` seconds.
+
+        A server that goes already does so sooner, where this is less than what it has left.
+        """
         if self._draining is None and self._started:
-            self._draining = asyncio.ensure_future(self._go(0.0, grace or 0.0))
+            self._draining = self._begin_to_go(0.0, grace or 0.0)
+        if self._grace is not None:
+            self._grace.shorten(grace or 0.0)
         if self._draining is not None:
             await asyncio.shield(self._draining)
 
-    async def _go(self, delay: float, grace: float) -> Exit:
+    def _begin_to_go(self, delay: float, grace: float) -> asyncio.Task[Exit]:
+        self._grace = Grace(self._clock, delay=delay, grace=grace)
+        return asyncio.ensure_future(self._go(self._grace))
+
+    async def _go(self, grace: Grace) -> Exit:
         flush, in_flight = self._times.flush, self._serving.in_flight
         self.draining.set()
         if self.health is not None:
             await self.health.draining()
-        if delay:
-            await self._clock.sleep(delay)
+        await grace.delay()
         going = Error(Code.UNAVAILABLE, "the server is shutting down", retry_after=COME_BACK)
         in_flight.end_auxiliary(going)
-        stopping = asyncio.ensure_future(self._listener.stop(grace + flush))
+        stopping = asyncio.ensure_future(self._listener.stop(grace.left + flush))
         abandoned = 0
-        if not await self._within(grace, in_flight.idle()):
+        if not await _before(grace.over(), in_flight.idle()):
             abandoned = len(in_flight)
             in_flight.end(going)
         flushed = await self._within(flush, asyncio.shield(stopping))
@@ -190,20 +201,14 @@ class Server(Host):
             self._log.warning("going without servicers that do not end when they are cancelled")
             stopping.cancel()
         await asyncio.wait([stopping])
+        grace.close()
         self._over.set()
         self._log.info("stopped", abandoned=abandoned)
         return Exit.ABANDONED if abandoned else Exit.DRAINED
 
     async def _within(self, seconds: float, work: Awaitable[object]) -> bool:
         """Return whether ``work`` was done within ``seconds`` of the server's clock; it is cancelled if not."""
-        task = asyncio.ensure_future(work)
-        passing = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait([task, passing], return_when=asyncio.FIRST_COMPLETED)
-            return task.done()
-        finally:
-            passing.cancel()
-            task.cancel()
+        return await _before(self._clock.sleep(seconds), work)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Return False once the server has stopped, or True when ``timeout`` seconds have passed before."""
@@ -233,3 +238,14 @@ class Server(Host):
     def __repr__(self) -> str:
         """Return where it listens and what stands around its methods."""
         return f"<Server on {', '.join(self.addresses or self._wanted)} through {self._serving.links!r}>"
+
+
+async def _before(end: Coroutine[Any, Any, None], work: Awaitable[object]) -> bool:
+    """Return whether ``work`` was done before ``end``; what is not is cancelled."""
+    task, passing = asyncio.ensure_future(work), asyncio.ensure_future(end)
+    try:
+        await asyncio.wait([task, passing], return_when=asyncio.FIRST_COMPLETED)
+        return task.done()
+    finally:
+        passing.cancel()
+        task.cancel()

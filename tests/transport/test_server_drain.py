@@ -261,6 +261,22 @@ async def test_draining_twice_is_draining_once(over: Over) -> None:
 
 
 @OVER
+@pytest.mark.parametrize("delay", [0.0, 1000.0])
+async def test_who_is_in_more_of_a_hurry_shortens_a_drain(over: Over, delay: float) -> None:
+    """``stop`` with less grace than is left ends the calls then, as grpc.aio's does; one with more changes nothing."""
+    gate = Gate()
+    async with pair(service(Echo=gate.echo), over=over, drain=Drain(delay=delay, grace=1000.0)) as ends:
+        asking = asyncio.ensure_future(ask(ends.channel))
+        await until(lambda: gate.waiting)
+        going = asyncio.ensure_future(ends.server.drain())
+        await until(ends.server.draining.is_set)
+        stopping = [asyncio.ensure_future(ends.server.stop(grace)) for grace in (0.1, 2000.0)]
+        assert await passing(ends, 0.1, answered(asyncio.wait_for(going, 2.0))) is Exit.ABANDONED
+        await asyncio.gather(*stopping)
+        assert (await asking).code is Grpc.UNAVAILABLE
+
+
+@OVER
 async def test_whoever_gives_up_waiting_does_not_stop_the_drain(over: Over) -> None:
     """A caller of ``drain`` that is cancelled leaves; the server goes on going."""
     gate = Gate()
