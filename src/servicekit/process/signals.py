@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from servicekit.wire import BindError
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+HELD_UP = 5.0
+"""Seconds that a process has to end by itself after it has abandoned calls: a thread cannot be stopped, and a servicer
+that swallows its cancellation would hold up the loop's end for as long as it likes."""
+
 
 class Life(Protocol):
     """What can be run: it starts, may fail, and drains."""
@@ -25,7 +30,7 @@ class Life(Protocol):
         """Begin to serve. Raises BindError when it cannot."""
 
     async def drain(self) -> Exit:
-        """Stop serving, letting what is under way finish."""
+        """Stop serving, letting what is under way finish. The second time it returns the same, once that is done."""
 
     async def failed(self) -> BaseException:
         """Return why it can serve no longer, when that happens."""
@@ -35,7 +40,10 @@ async def run(life: Life, log: Logger) -> None:
     """Run ``life`` until SIGTERM or SIGINT, then drain it. Returns when all calls have finished.
 
     Raises SystemExit with the code of ``Exit`` when it could not start, could not go on, or had to abandon calls.
-    A second signal ends the process at once, with 128 + its number: nothing after this call runs then.
+    A second signal ends the process at once, with 128 + its number: nothing after this call runs then. Calls that were
+    abandoned do not hold the process up either: what of it is left ``HELD_UP`` seconds later ends with the code.
+
+    Whatever else ends this, a cancellation for one, drains ``life`` before it goes on: nobody is left serving.
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[signal.Signals] = loop.create_future()
@@ -72,13 +80,24 @@ async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger)
             log.error("cannot serve any longer", reason=repr(failing.result()))
         failed = not told.done()
         told.cancel()  # a signal during this drain ends it at once
-        code = await life.drain()
-        if failed:
-            raise SystemExit(Exit.NOT_STARTED)
-        if code is not Exit.DRAINED:
-            raise SystemExit(code)
+        drained = await life.drain()
+        code = Exit.NOT_STARTED if failed else drained
+    except BaseException:
+        told.cancel()  # as above
+        await life.drain()
+        raise
     finally:
         failing.cancel()
+    if drained is Exit.ABANDONED:
+        _end_within(HELD_UP, code)
+    if code is not Exit.DRAINED:
+        raise SystemExit(code)
+
+
+def _end_within(seconds: float, code: int) -> None:
+    timer = threading.Timer(seconds, _exit_now, [code])
+    timer.daemon = True  # who ends sooner does not wait for it
+    timer.start()
 
 
 def _exit_now(code: int) -> None:
