@@ -92,6 +92,30 @@ async def test_a_stray_cancellation_is_internal(
 
 
 @OVER
+@KINDS
+async def test_a_stray_cancellation_after_a_group_that_failed_is_internal(
+    over: Over, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to Python 3.12 such a group leaves its task looking cancelled; the client gets a reference all the same."""
+    log = Log(caplog)
+
+    async def fail() -> None:
+        raise LookupError
+
+    async def work(context: Context) -> None:
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())  # while the group waits at the end of its block
+        await from_a_child(context)
+
+    async with pair(serving(kind, method(kind, work)), over=over) as ends:
+        answer = await ask(ends.channel, kind)
+    assert (answer.code, answer.details) == (Code.INTERNAL, "internal error")
+    (reference,) = [value for key, value in answer.trailers if key == "x-error-id"]
+    assert str(reference) in log.text
+
+
+@OVER
 async def test_a_stray_cancellation_out_of_a_thread_is_internal(over: Over) -> None:
     """What a plain function raises in its thread is no cancellation of the call either."""
 
