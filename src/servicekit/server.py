@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from .clock import SystemClock
@@ -83,11 +84,10 @@ class Server(Host):
         mapping = ErrorMapping(errors)
         links = chain(*(standard(telemetry, errors=mapping) if middleware is None else middleware))
         links, interceptors = otel.on_server(links, interceptors)
-        self._serving = Serving(links=links, errors=mapping, clock=self._clock)
-        super().__init__(
-            Router(self._serving, interceptors=interceptors, threads=threads),
-            listener_of(wire, options=options, compression=compression, clock=self._clock, log=self._log),
-        )
+        listener = listener_of(wire, options=options, compression=compression, clock=self._clock, log=self._log)
+        largest = getattr(listener, "largest", sys.maxsize)
+        self._serving = Serving(links=links, errors=mapping, clock=self._clock, largest=largest)
+        super().__init__(Router(self._serving, interceptors=interceptors, threads=threads), listener)
         self._credentials = credentials
         self._wanted = [address] if isinstance(address, str) else list(address)
         self._reflection = reflection

@@ -220,7 +220,11 @@ class Route:
 
 
 class Listener(Protocol):
-    """The server's end: what binds addresses and runs a Route for each RPC that comes in."""
+    """The server's end: what binds addresses and runs a Route for each RPC that comes in.
+
+    One that does not send messages of any size may say so by an attribute ``largest``, in bytes: larger ones then fail
+    above it, where they are logged as what they are.
+    """
 
     def bind(self, address: str, credentials: object = None) -> str:
         """Listen on ``address`` (with grpcio's server credentials: TLS) and return it with the port that was bound.

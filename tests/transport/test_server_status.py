@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,12 +17,13 @@ from google.rpc.status_pb2 import Status as RichStatus
 from servicekit import Call, Code, Endpoint, Error, Kind, Message, Method, current_call, only, standard
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
-from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse, SumResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 
 from .servers import (
     KINDS,
     OVER,
+    RESPONSES,
     STREAMS,
     AnyCall,
     Context,
@@ -314,7 +315,6 @@ async def test_trailing_metadata_goes_with_a_failure_too(over: Over, kind: Kind)
 @KINDS
 async def test_initial_metadata_of_all_is_merged(over: Over, kind: Kind) -> None:
     """The middleware's goes out with the servicer's, in one block."""
-    needs("headers of a stream without messages", over=over, kind=kind)
 
     async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         call.headers.add("from", "middleware")
@@ -347,6 +347,34 @@ async def test_initial_metadata_that_nobody_sent_goes_with_the_answer(over: Over
     async with pair(serving(kind, method(kind, work)), over=over, middleware=[link]) as ends:
         answer = await ask(ends.channel, kind)
     assert answer.header("from") == ["middleware"]
+
+
+@KINDS
+async def test_a_response_above_the_limit_is_logged_as_what_the_client_gets(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Core refuses to send it and answers RESOURCE_EXHAUSTED by itself, below everything that counts and logs."""
+    log = Log(caplog)
+    large = RESPONSES[kind](payload=bytes(1000)) if kind is not Kind.CLIENT_STREAM else SumResponse(total=1, count=1)
+
+    async def one(_request: object, _context: object) -> Message:
+        return large
+
+    async def many(_request: object, _context: object) -> AsyncIterator[Any]:
+        yield RESPONSES[kind]()
+        yield large
+
+    async with pair(
+        serving(kind, many if kind.response_streaming else one),
+        over="socket",
+        middleware=standard(log.telemetry),
+        options=[("grpc.max_send_message_length", 3)],
+    ) as ends:
+        answer = await ask(ends.channel, kind)
+    size = large.ByteSize()
+    assert (answer.code, answer.details) == (Grpc.RESOURCE_EXHAUSTED, f"the response has {size} bytes, more than 3")
+    assert len(answer.messages) == kind.response_streaming
+    assert log.line["code"] == "RESOURCE_EXHAUSTED"
 
 
 @OVER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from servicekit.wire import BindError
@@ -46,6 +47,9 @@ class GrpcioListener:
     ) -> None:
         """Bind nothing yet. ``options`` are added to ``options.SERVER``, and win by name."""
         self.restarts = 0
+        largest = dict(merged(SERVER, options)).get("grpc.max_send_message_length", -1)
+        self.largest = largest if isinstance(largest, int) and largest >= 0 else sys.maxsize
+        """Bytes of the largest message that core sends."""
         self._options = merged(SERVER, options)
         self._compression = compression
         self._on_restart = on_restart

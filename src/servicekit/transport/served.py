@@ -47,6 +47,7 @@ class Method(Protocol):
 
     codec: Codec
     encode: Callable[[Any], bytes]
+    largest: int
     shared: Serving
     uploads: bool
     downloads: bool
@@ -161,6 +162,8 @@ class Served:
             except Exception as error:
                 msg = f"{call.path} sent what cannot be encoded: {type(message).__name__}"
                 raise TypeError(msg) from error
+            if len(data) > self._method.largest:
+                raise too_large(len(data), self._method.largest)  # noqa: TRY301 - as above
             call.sent(message, len(data))
         except Exception as error:
             self.fail(call, error)
@@ -315,6 +318,11 @@ class Served:
         await self.incoming.finish(status)
         if self.insisting is not None:
             await self.insisting
+
+
+def too_large(size: int, largest: int) -> Error:
+    """Return how a call ends whose response has more bytes than the wire sends."""
+    return Error(Code.RESOURCE_EXHAUSTED, f"the response has {size} bytes, more than {largest}")
 
 
 def _current_task() -> asyncio.Task[Any] | None:

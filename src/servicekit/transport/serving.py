@@ -20,7 +20,7 @@ from servicekit.wire import Route, Status
 from .call_error import CallError
 from .context import Context
 from .requests import Reader
-from .served import Served, ServedCall
+from .served import Served, ServedCall, too_large
 from .status import status_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Handler:
         "codec",
         "downloads",
         "encode",
+        "largest",
         "method",
         "route",
         "shared",
@@ -64,6 +65,7 @@ class Handler:
         self._behaviour = behaviour
         # Likewise bound here: inside a server every Python function on a call's way costs it a microsecond.
         self.encode = codec.encode if codec.encoder is None else codec.encoder
+        self.largest = shared.largest
         self._begin = shared.in_flight.of(method).add
         # Whether a response leaves the chain as it went in: links that promise it say so.
         self._keeps = all(getattr(link, "keeps_messages", False) for link in shared.links.links)
@@ -189,6 +191,8 @@ class Handler:
             except Exception as error:
                 msg = f"the servicer of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
                 raise TypeError(msg) from error
+            if len(data) > self.largest:
+                raise too_large(len(data), self.largest)
             served.replied = response
             call.sent(response, len(data))
         return verdict
@@ -197,7 +201,10 @@ class Handler:
         # Encoded again unless nobody can have changed it: a link may put another message in its place, or write into it.
         if self._keeps and response is served.replied and served.reply is not None:
             return served.reply
-        return self.encode(response)
+        data = self.encode(response)
+        if len(data) > self.largest:
+            raise too_large(len(data), self.largest)
+        return data
 
     def _translated(self, error: BaseException, call: Call, context: Context) -> BaseException:
         """Return what the servicer's exception means, before any middleware sees it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 
 from servicekit.clock import Clock, SystemClock
@@ -21,3 +22,5 @@ class Serving:
     clock: Clock = field(default_factory=SystemClock)
     in_flight: InFlight = field(default_factory=InFlight)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    largest: int = sys.maxsize
+    """Bytes of the largest response that the wire sends: a larger one fails here, where the log sees it."""
