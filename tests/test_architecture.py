@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {"middleware", "discovery", "http2"},
     {"grpcio", "native", "memory", "balance"},
     {"transport"},
-    {"wires", "server", "client", "process"},
+    {"checked", "wires", "server", "client", "process"},
     {"testing", "http", "cli"},
     {""},  # the face
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .checked import check
 from .clock import SystemClock
 from .endpoint import Chain, chain
 from .middleware import Credentials, standard_client
@@ -42,9 +43,21 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
     inside the chain, on messages that are bytes already. ``options`` and ``compression`` go to grpcio as they are.
 
     It connects with the first call. Close it, or use it as ``async with connect(…) as channel``. Must be called where
-    an event loop runs. Raises ValueError for a target whose scheme this version cannot resolve, for a chain in a wrong
-    order, and where ``Credentials`` would travel in plaintext to another machine.
+    an event loop runs. Raises TypeError for a setting that cannot work, naming it, and ValueError for a target whose
+    scheme this version cannot resolve, for a chain in a wrong order, and where ``Credentials`` would travel in
+    plaintext to another machine.
     """
+    check(
+        target=target,
+        middleware=middleware,
+        telemetry=telemetry,
+        channel_credentials=credentials,
+        interceptors=interceptors,
+        options=options,
+        compression=compression,
+        wire=wire,
+        clock=clock,
+    )
     clock = clock if clock is not None else SystemClock()
     links = chain(*(standard_client(telemetry or Telemetry(), target=target) if middleware is None else middleware))
     if isinstance(wire, str) and credentials is None and not is_local(target):

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
+from .checked import check
 from .clock import SystemClock
 from .endpoint import chain
 from .errors import Code, Error
@@ -77,6 +78,21 @@ class Server(Host):
         clock: Clock | None = None,
     ) -> None:
         """Compose the server. Raises TypeError or ValueError for a setting that cannot work, naming it."""
+        check(
+            address=address,
+            middleware=middleware,
+            telemetry=telemetry,
+            drain=drain,
+            server_credentials=credentials,
+            interceptors=interceptors,
+            options=options,
+            compression=compression,
+            threads=threads,
+            health=health,
+            reflection=reflection,
+            listener=wire,
+            clock=clock,
+        )
         telemetry = telemetry if telemetry is not None else Telemetry()
         self._log = telemetry.logger
         self._clock = clock if clock is not None else SystemClock()
