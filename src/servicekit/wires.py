@@ -27,6 +27,9 @@ WIRES = ("grpcio", "native")
 
 _ENCODINGS = {"NoCompression": None, "Deflate": "deflate", "Gzip": "gzip"}
 
+RESOLVED = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "google-c2p", "google-c2p-experimental")
+"""Schemes that grpc core resolves. It takes a target of any other one for a name, and looks that up."""
+
 DISCOVERED = ("srv", "etcd", "consul", "zk", "k8s")
 """Schemes that name a registry, not an address."""
 
@@ -83,6 +86,9 @@ def wire_to(  # noqa: PLR0913 - one of each that grpcio's own channel takes
             f"target {target!r}: discovery by {scheme!r} is not there yet; "
             "targets are host:port, dns:///, ipv4:, unix: or xds:///"
         )
+        raise ValueError(msg)
+    if not target.strip() or (mark and scheme not in RESOLVED):
+        msg = f"target {target!r}: targets are host:port, dns:///, ipv4:, unix: or xds:///"
         raise ValueError(msg)
     channel = channel_to(
         target, credentials, options=tuple(options), compression=compression, interceptors=interceptors

@@ -198,6 +198,25 @@ async def test_an_address_without_a_port_is_refused(address: str) -> None:
         GrpcioListener(CLOCK).bind(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        (":0", "no host"),
+        (" 127.0.0.1:0", "no host"),
+        ("127.0.0.1:0 ", "no port"),
+        ("::1:0", "in brackets"),
+        ("ipv6:::1:0", "in brackets"),
+        ("unix:", "no name"),
+        ("unix://", "no name"),
+        ("unix-abstract:", "no name"),
+    ],
+)
+async def test_what_is_no_address_is_refused_with_the_reason(address: str, why: str) -> None:
+    """Core says of most that they may be taken, and listens nowhere on the others."""
+    with pytest.raises(BindError, match=re.escape(repr(address)) + ".*" + why):
+        GrpcioListener(CLOCK).bind(address)
+
+
 async def test_a_taken_unix_socket_is_refused(tmp_path: Path) -> None:
     """Core unlinks the path it is to bind, whoever listens there."""
     address = f"unix:{tmp_path}/s"

@@ -76,6 +76,13 @@ async def test_a_wire_that_only_serves() -> None:
         connect("127.0.0.1:1", wire="native")
 
 
+@pytest.mark.parametrize("target", ["", " ", "http://127.0.0.1:1", "foo:///bar"])
+async def test_a_target_that_nobody_resolves_is_refused(target: str) -> None:
+    """Core takes all of it for the name of a host, and every call waits for an answer about that."""
+    with pytest.raises(ValueError, match=f"'{target}'.*host:port"):
+        connect(target)
+
+
 async def test_a_middleware_that_is_none() -> None:
     """What is no middleware is refused when the channel is made."""
     not_one: Any = 5

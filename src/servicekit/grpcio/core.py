@@ -20,7 +20,7 @@ from .factories import own
 from .handlers import Handlers
 from .kept import Kept
 from .running import Tally
-from .sockets import answers, unix_path, wrong_port
+from .sockets import answers, unix_path, wrong_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ class CoreServer:
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
         """Bind ``address`` and return it with the port that it got. Raises BindError, naming it, when that fails."""
-        if (wrong := wrong_port(address)) is not None:  # core would bind another port, or say that the address is taken
+        if (wrong := wrong_address(address)) is not None:  # core would bind another, or say that it is taken
             msg = f"cannot listen on {address!r}: {wrong}"
             raise BindError(msg)
         path = unix_path(address)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _FILES = "/dev/fd"
-_UNNUMBERED = ("unix:", "unix-abstract:", "vsock:")
+_UNNUMBERED = re.compile(r"(unix|unix-abstract|vsock):(.*)", re.DOTALL)
+_SCHEME = re.compile(r"^(dns|ipv4|ipv6):(//[^/]*/)?")
 _LAST_PORT = 65535
 _PORT = re.compile(r":(\d+)$")
 
@@ -61,15 +62,19 @@ def unix_path(address: str) -> str | None:
     return address.removeprefix("unix:").removeprefix("//")
 
 
-def wrong_port(address: str) -> str | None:
-    """Return what is wrong with the port of ``address``, None where nothing is, or where it has none to have."""
-    if address.startswith(_UNNUMBERED):
-        return None
-    _, colon, port = address.rpartition(":")
+def wrong_address(address: str) -> str | None:
+    """Return what is wrong with ``address``, None where nothing is as far as its text tells."""
+    if (match := _UNNUMBERED.fullmatch(address)) is not None:
+        return None if match[2].strip("/ ") else f"it has no name after {match[1]}:"
+    host, colon, port = _SCHEME.sub("", address).rpartition(":")
     if not colon or port.endswith("]"):
         return "it has no port (host:port, with port 0 for any that is free)"
     if not port.isdecimal() or not port.isascii() or int(port) > _LAST_PORT:
         return f"{port!r} is no port (0 to {_LAST_PORT})"
+    if not host or host != host.strip():
+        return f"{host!r} is no host (0.0.0.0 or [::] for every one of this machine)"
+    if ":" in host and not host.startswith("["):
+        return "an IPv6 address goes in brackets, as in [::1]:0"
     return None
 
 
