@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Final
 
+import encryption.quiet  # noqa: F401 - first of all
 from encryption.errors import InvalidInput
 from encryption.keys import Keyring
 from encryption.service import EncryptionService
