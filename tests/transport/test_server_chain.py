@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -268,6 +269,32 @@ async def test_a_stream_may_be_tried_again_before_its_first_message(over: Over, 
         answer = await ask(ends.channel, kind)
     assert answer.code is Grpc.OK
     assert [message.text for message in answer.messages] == ["one"]
+
+
+async def test_a_deadline_that_passes_while_an_attempt_cleans_up_ends_the_next_one() -> None:
+    """The attempt was ended before, and was told so once; what the call itself is told must not be lost by that."""
+    ended: list[int] = []
+
+    async def impatient(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        call.limit(call.clock.time() + 0.03)
+        attempt = call.fork()
+        call.clock.call_at(call.clock.time() + 0.02, lambda: attempt.end(Error(Code.UNAVAILABLE, "too slow")))
+        with contextlib.suppress(Error):
+            return await next(request, attempt)
+        return await next(request, call.fork())
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await current_call().clock.sleep(0.02)
+            ended.append(current_call().attempt)
+        return EchoResponse()
+
+    async with pair(service(Echo=echo), middleware=[impatient]) as ends:
+        answer = await passing(ends, 1.0, ask(ends.channel))
+    assert answer.code is Grpc.DEADLINE_EXCEEDED
+    assert ended[0] == 1
 
 
 @OVER

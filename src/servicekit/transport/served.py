@@ -251,6 +251,8 @@ class Served:
             status = self._method.failed(call, call.failure)
             if self.context is not None:
                 self.context.ended_with(status.code, status.message)
+            if not self.headers_sent:
+                self.send_headers(self.root)
             self.insisting = asyncio.ensure_future(self.incoming.finish(status))
 
     def answered(self) -> None:
@@ -264,6 +266,8 @@ class Served:
             self.stopping = False
             if self._last_word is not None:
                 self._last_word.cancel()
+            if self.root.failure is not None:  # its deadline has passed while the attempt was cleaning up
+                self.stop(self.root)
 
     def ended_by(self) -> Exception:
         """Return why the chain was cancelled, when the client was not the reason."""
