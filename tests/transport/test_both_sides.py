@@ -387,14 +387,15 @@ async def test_a_deadline(kind: Kind) -> None:
 
 @every_kind
 async def test_a_deadline_over_a_socket(kind: Kind) -> None:
-    """The same on core's clock."""
+    """The same on core's clock; the server may hear of it first by the client's reset, where the request took its time."""
     observer, held = Observer(), Held()
     async with watched(observer, "socket", **all_methods(held.method)) as ends:
         with pytest.raises(CallError) as caught:
             await ask(ends.channel, kind, timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await held.cancelled.wait()
-    assert observer.on(Side.CLIENT).code is observer.on(Side.SERVER).code is Code.DEADLINE_EXCEEDED
+    assert observer.on(Side.CLIENT).code is Code.DEADLINE_EXCEEDED
+    assert observer.on(Side.SERVER).code in {Code.DEADLINE_EXCEEDED, Code.CANCELLED}
 
 
 @both
