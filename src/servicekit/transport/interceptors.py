@@ -49,9 +49,11 @@ def server_interceptor(
     """Return an interceptor that puts ``middleware`` around every method of a ``grpc.aio.server``.
 
     Other interceptors, outside and inside of it, keep deciding on every call. Interceptors outside of it see handlers
-    that take and return bytes: the codecs run inside the chain. Raises TypeError or ValueError for a chain that cannot
-    be made. Where that can only be seen for one method, because a predicate chooses, its calls get INTERNAL, and the log
-    says why.
+    that take and return bytes: the codecs run inside the chain. Put it first where others go through the responses of a
+    stream with ``async for``: its handlers of streams are coroutines that write, and such a one outside fails.
+
+    Raises TypeError or ValueError for a chain that cannot be made. Where that can only be seen for one method, because
+    a predicate chooses, its calls get INTERNAL, and the log says why.
     """
     shared = Serving(links=chain(*middleware), errors=ErrorMapping(errors), clock=clock or SystemClock())
     return _ServerInterceptor(shared, threads)
