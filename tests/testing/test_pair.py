@@ -56,6 +56,21 @@ async def test_middleware_on_both_sides(over: Over) -> None:
     assert order == ["c client", "a server", "b server", "d client", "a server", "b server"]
 
 
+async def test_peers_over_memory_say_once_that_they_are_there() -> None:
+    """As a socket's say ``ipv4:``."""
+    peers: list[str] = []
+
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        try:
+            return await next(request, call)
+        finally:
+            peers.append(call.peer)
+
+    async with pair(echo(), middleware=[link], client=[link]) as ends:
+        await ask(ends.channel, Kind.UNARY)
+    assert [peer.rpartition(":")[0] or peer.rpartition("-")[0] for peer in peers] == ["memory", "memory:server"]
+
+
 async def test_time_stands_still_until_it_is_moved() -> None:
     """Both ends share one clock: an hour passes in an instant, and only when the test says so."""
 

@@ -92,7 +92,7 @@ async def pair(
             msg = f"network runs on {network.clock!r}, not on {movable!r}: over memory both ends share a movable clock"
             raise ValueError(msg)
         settings.update(wire=network.listener(), clock=movable)
-        address = "memory:0"
+        address = "server:0"
     elif over == "native":
         settings.setdefault("wire", "native")
     serving = Server(address, middleware=middleware, **settings)
