@@ -96,7 +96,7 @@ async def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     links: list[Link] = []
     made = Link.connection_made
 
-    def noting(self: Link, transport: Any) -> None:
+    def noting(self: Link, transport: asyncio.Transport) -> None:
         made(self, transport)
         links.append(self)
 
