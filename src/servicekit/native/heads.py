@@ -6,6 +6,7 @@ Made once for a block of fields; a block that comes again, as nearly all do, bri
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +26,7 @@ UNSUPPORTED_MEDIA_TYPE: Final = 415
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc([+;].*)?", re.DOTALL)
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_TEXT: Final = re.compile(rb"[\x20-\x7e]*")
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 _OURS: Final = frozenset(
     {
@@ -60,7 +61,7 @@ class Opening:
         self.metadata: Pairs = ()
         self.timeout: float | None = None
         self.encoding = IDENTITY
-        self.accepts: frozenset[str] = frozenset()
+        self.accepts = _NO_NAMES
         try:
             self._read(method, fields)
         except Error as error:
@@ -78,7 +79,8 @@ class Opening:
         if method != b"POST":
             self.http = METHOD_NOT_ALLOWED
             return
-        if not _CONTENT_TYPE.fullmatch(own.get(b"content-type", b"").lower()):
+        content_type = own.get(b"content-type", b"")
+        if content_type != b"application/grpc" and not _CONTENT_TYPE.fullmatch(content_type.lower()):
             self.http = UNSUPPORTED_MEDIA_TYPE
             return
         if b"trailers" not in own.get(b"te", b"").lower():
@@ -86,8 +88,11 @@ class Opening:
         if (timeout := own.get(b"grpc-timeout")) is not None:
             self.timeout = seconds(timeout)
         self.metadata = metadata(rest)
-        self.accepts = _names(own.get(b"grpc-accept-encoding", b""))
-        self.encoding = own.get(b"grpc-encoding", b"identity").decode(errors="replace")
+        if (accepts := own.get(b"grpc-accept-encoding")) is not None:
+            self.accepts = _names(accepts)
+        if (encoding := own.get(b"grpc-encoding")) is None:
+            return
+        self.encoding = encoding.decode(errors="replace")
         if self.encoding not in KNOWN:
             # doc/compression.md of gRPC: "the server MUST … include a grpc-accept-encoding"
             raise Error(
@@ -114,15 +119,15 @@ def metadata(fields: Iterable[tuple[bytes, bytes]]) -> Pairs:
     pairs: list[tuple[str, str | bytes]] = []
     for name, value in fields:
         if name.endswith(b"-bin"):
-            key = name.decode(errors="replace")
+            key = name.decode()  # HTTP/2 has seen to it that it is ASCII
             if b"," in value:
                 pairs.extend((key, _binary(key, part.strip(b" \t"))) for part in value.split(b","))
             else:
                 pairs.append((key, _binary(key, value)))
-        elif _TEXT.fullmatch(value):
-            pairs.append((name.decode(errors="replace"), value.decode()))
+        elif value.isascii() and (text := value.decode()).isprintable():
+            pairs.append((name.decode(), text))
         else:
-            raise Error(Code.INTERNAL, f"metadata {name.decode(errors='replace')!r} is not printable ASCII")
+            raise Error(Code.INTERNAL, f"metadata {name.decode()!r} is not printable ASCII")
     return tuple(pairs)
 
 
@@ -133,5 +138,6 @@ def _binary(key: str, value: bytes) -> bytes:
         raise Error(Code.INTERNAL, f"metadata {key!r} is not base64") from None
 
 
+@functools.lru_cache(maxsize=64)  # a client says the same in every call, among what differs
 def _names(value: bytes) -> frozenset[str]:
     return frozenset(name.strip() for name in value.decode(errors="replace").split(",")) & KNOWN

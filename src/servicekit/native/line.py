@@ -20,6 +20,13 @@ class Answered(Protocol):
         """Take note that nothing of it is left."""
 
 
+class Gathering(Protocol):
+    """An RPC that has messages to send."""
+
+    def push(self) -> None:
+        """Hand what was gathered to HTTP/2."""
+
+
 class Line(Protocol):
     """A connection, as its RPCs know it. ``protocol.Link`` is it."""
 
@@ -32,6 +39,9 @@ class Line(Protocol):
 
     def wake(self) -> None:
         """Write what there is, in the loop's next turn."""
+
+    def push_soon(self, call: Gathering) -> None:
+        """Ask ``call`` for what it has gathered before the next write, in the loop's next turn."""
 
     def ended(self, call: Answered, *, done: bool) -> None:
         """Take note that ``call`` is answered; ``done`` when nothing of it waits for the client."""

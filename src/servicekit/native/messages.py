@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from servicekit.errors import Code, Error
@@ -11,19 +12,20 @@ from .codings import decompressed
 PREFIX: Final = 5
 """Bytes before each message: one of flags, four of length."""
 
-_PLAIN: Final = b"\x00"
-_COMPRESSED: Final = b"\x01"
+prefix: Final = struct.Struct(">BL").pack
+"""``prefix(flags, length)`` is what goes before a message; flags are 1 for a compressed one, else 0."""
+
 _NONE: Final[tuple[bytes, ...]] = ()
 
 
 def framed(data: bytes) -> bytes:
     """Return ``data`` as it travels uncompressed."""
-    return _PLAIN + len(data).to_bytes(4, "big") + data
+    return prefix(0, len(data)) + data
 
 
 def framed_compressed(data: bytes) -> bytes:
     """Return ``data``, which is compressed already, as it travels."""
-    return _COMPRESSED + len(data).to_bytes(4, "big") + data
+    return prefix(1, len(data)) + data
 
 
 class Messages:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from servicekit.wire import Route
 
     from .incoming import NativeIncoming
-    from .line import Answered
+    from .line import Answered, Gathering
     from .shared import Shared
     from .wheel import Slot
 
@@ -62,6 +62,7 @@ class Link(asyncio.BufferedProtocol):
         self._clock = shared.clock
         self._transport: asyncio.Transport
         self._calls: dict[int, NativeIncoming] = {}
+        self._gathering: list[Gathering] = []  # they have messages to send
         self._ended: list[Answered] = []  # all of them is in the output, which is to be taken
         self._ending: dict[int, Answered] = {}  # some of it waits for the client
         self._security: Security | None = None
@@ -177,6 +178,7 @@ class Link(asyncio.BufferedProtocol):
         self._leave()
         calls = list(self._calls.values())
         self._calls.clear()
+        self._gathering.clear()
         for call in calls:
             call.reset()
         answered = [*self._ended, *self._ending.values()]
@@ -268,16 +270,31 @@ class Link(asyncio.BufferedProtocol):
             self._awake = True
             self._loop.call_soon(self._flush, context=self._context)
 
+    def push_soon(self, call: Gathering) -> None:
+        """Ask ``call`` for what it has gathered before the next write, in the loop's next turn."""
+        self._gathering.append(call)
+        self.wake()
+
     def _flush(self) -> None:
         self._awake = False
         if self._paused or self._lost:
             return
         http2, transport = self.http2, self._transport
+        if self._gathering:
+            for gathering in self._gathering:
+                gathering.push()
+            self._gathering.clear()
         while octets := http2.take():
             transport.write(octets)
             if self._paused:
                 break
-        for stream_id in http2.drained():
+        self._tell()
+        if http2.closed and not self._lost and not http2.pending:
+            transport.close()
+
+    def _tell(self) -> None:
+        """Let RPCs know what has left: who may send on, and who is gone."""
+        for stream_id in self.http2.drained():
             call = self._calls.get(stream_id)
             if call is not None:
                 call.drained()
@@ -287,8 +304,6 @@ class Link(asyncio.BufferedProtocol):
             ended, self._ended = self._ended, []
             for answered in ended:
                 answered.gone()
-        if http2.closed and not self._lost and not http2.pending:
-            transport.close()
 
     def ended(self, call: Answered, *, done: bool) -> None:
         """Take note that ``call`` is answered; ``done`` when nothing of it waits for the client."""
