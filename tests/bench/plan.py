@@ -74,6 +74,7 @@ GROUPS: Final[tuple[Group, ...]] = (
             ),
             Subject(name="stock", label="stock: contrib otel, prometheus, structlog", server="stock", shape=_UNARY),
             Subject(name="kit-0", label="servicekit, no middleware", server="kit-0", shape=_UNARY),
+            Subject(name="native", label="servicekit, native wire, no middleware", server="native", shape=_UNARY),
             Subject(name="kit-1", label="servicekit, 1 pass-through", server="kit-1", shape=_UNARY),
             Subject(name="kit-10", label="servicekit, 10 pass-through", server="kit-10", shape=_UNARY),
             Subject(name="kit-standard", label="servicekit, standard(telemetry)", server="kit-standard", shape=_UNARY),

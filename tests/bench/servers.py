@@ -37,6 +37,11 @@ def kit(links: int) -> grpc.aio.Server:
     return _echo(_server([_PassThrough() for _ in range(links)]))
 
 
+def native() -> grpc.aio.Server:
+    """Return a server of ours without middleware over the native wire."""
+    return _echo(Server("127.0.0.1:0", middleware=[], telemetry=Telemetry(log=None), wire="native"))
+
+
 def kit_standard() -> grpc.aio.Server:
     """Return a server of ours with what it stands with by default, logging to /dev/null."""
     stream = Path("/dev/null").open("wb")  # noqa: SIM115 - open as long as the process runs
@@ -61,6 +66,7 @@ SERVERS: Final[dict[str, Callable[[], grpc.aio.Server]]] = {
     "bare": bare,
     "stock": stock,
     "kit-0": lambda: kit(0),
+    "native": native,
     "kit-1": lambda: kit(1),
     "kit-10": lambda: kit(10),
     "kit-standard": kit_standard,

@@ -38,7 +38,8 @@ async def work(incoming: Incoming) -> None:
 
 
 ROUTES = {
-    f"/{kind.value}/x": Route(kind=kind, serve=work) for kind in (Kind.SERVER_STREAM, Kind.CLIENT_STREAM, Kind.BIDI_STREAM)
+    f"/{kind.value}/x": Route(kind=kind, serve=work)
+    for kind in (Kind.SERVER_STREAM, Kind.CLIENT_STREAM, Kind.BIDI_STREAM)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from servicekit.wire import BindError
@@ -15,7 +16,7 @@ from .tls import context_of, credentials_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from servicekit.clock import Clock
     from servicekit.wire import Route
@@ -30,6 +31,11 @@ class NativeListener:
     ``refused`` and ``cut_off`` count the connections that were turned away and those that were ended for what their
     clients did.
     """
+
+    lacking: Mapping[str, str] = MappingProxyType(
+        {"grpc.channelz.v1.Channelz": "channelz tells of grpc core's sockets, and wire='native' has none"}
+    )
+    """Services that need what this wire does not have, each with the reason."""
 
     def __init__(self, clock: Clock, *, options: NativeOptions | None = None, compression: str | None = None) -> None:
         """Bind nothing yet. ``compression`` is what responses are compressed with where the client understands it."""

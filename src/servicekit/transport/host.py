@@ -36,11 +36,22 @@ class Host(grpc.aio.Server):
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Serve the methods of one service: what generated code calls."""
+        self._check(service_name)
         self._router.register(service_name, method_handlers)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve what these handlers know."""
-        self._router.add_generic(generic_rpc_handlers)
+        handlers = list(generic_rpc_handlers)
+        for handler in handlers:
+            if hasattr(handler, "service_name"):
+                self._check(handler.service_name())
+        self._router.add_generic(handlers)
+
+    def _check(self, service: str) -> None:
+        """Raise ValueError for a service that the wire has nothing to tell by."""
+        lacking: Mapping[str, str] = getattr(self._listener, "lacking", {})
+        if service in lacking:
+            raise ValueError(f"{service!r} cannot be served here: {lacking[service]}")
 
     def add_insecure_port(self, address: str) -> int:
         """Listen on ``address`` in plaintext; returns the port. Raises BindError when it is taken."""
