@@ -22,6 +22,7 @@ from servicekit.wire import END, Incoming, Route, Serve, Status
 
 OK = Status()
 PATIENCE = 10.0
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NOTHING: Mapping[str, str | None] = {}
 
 ORDINARY = {
@@ -41,6 +42,11 @@ async def echo(incoming: Incoming) -> None:
     while (message := await incoming.receive()) is not END:
         await incoming.send(message)
     await incoming.finish(OK)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113, section 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
 def framed(data: bytes, flag: int = 0) -> bytes:

@@ -12,17 +12,20 @@ from grpc_channelz.v1 import channelz  # type: ignore[import-untyped]
 
 from servicekit import Server, Telemetry, connect
 from servicekit.call import Kind
-from servicekit.clock import SystemClock
+from servicekit.clock import MovableClock, SystemClock
 from servicekit.errors import Code
+from servicekit.http2.limits import Limits
 from servicekit.native.options import NativeOptions, options_of
+from servicekit.native.protocol import Link
 from servicekit.native.server import NativeListener
+from servicekit.native.shared import Shared
 from servicekit.testing import no_leaks
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 from servicekit.wire import Incoming, Route
 from tests.transport.servers import Context, service
 
-from .ground import OK, client_of, echo, framed, listening
+from .ground import OK, PREFACE, echo, frame, listening
 
 ECHO = Route(kind=Kind.UNARY, serve=echo)
 
@@ -144,29 +147,84 @@ async def test_a_drain_loses_no_call() -> None:
     assert len(outcomes) == len(began)
 
 
-async def test_a_client_that_gives_much_to_do_has_to_wait_for_its_turn() -> None:
-    """Tiny messages in tiny frames, as many as fit: a neighbour's calls are answered in between."""
-    got: list[int] = []
+class Connection(asyncio.Transport):
+    """What a connection is read from and written to; it counts both."""
 
-    async def swallow(incoming: Incoming) -> None:
-        while await incoming.receive() != b"last":
-            got.append(1)
-        await incoming.finish(OK, b"")
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.reading = True
+        self.written = b""
 
-    routes = {"/a.B/C": ECHO, "/a.B/Upload": Route(kind=Kind.CLIENT_STREAM, serve=swallow)}
-    async with (
-        listening(routes, options=NativeOptions(turn=0.0005)) as (_, address),
-        client_of(address) as busy,
-        client_of(address) as neighbour,
-    ):
-        stream = busy.begin({":path": "/a.B/Upload"})
-        for _ in range(8000):
-            busy.h2.send_data(stream, framed(b""))
-        busy.flush()
-        between: list[int] = []
-        while len(got) < 8000:
-            assert (await neighbour.call(framed(b"x"))).code is Code.OK
-            between.append(len(got))
-        busy.send(stream, framed(b"last"), end=True)
-        assert (await busy.answer(stream)).code is Code.OK
-    assert len(set(between)) > 3
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def abort(self) -> None:
+        pass
+
+
+class Slow(MovableClock):
+    """A clock on which every look at it takes ``pace`` seconds."""
+
+    pace = 0.0
+
+    def time(self) -> float:
+        self._now += self.pace
+        return self._now
+
+
+async def test_a_client_that_gives_much_to_do_is_read_in_small_pieces() -> None:
+    """After a long turn the others have theirs, and less is read at once; while it is little to do, more and more is."""
+    clock = Slow()
+    shared = Shared(NativeOptions(http2=Limits(max_frame_size=64 * 1024)), clock, None)
+    link, transport = Link(shared), Connection()
+    link.connection_made(transport)
+    sizes: list[int] = []
+
+    async def read(pace: float) -> None:
+        clock.pace = pace
+        buffer = link.get_buffer(-1)
+        sizes.append(len(buffer))
+        buffer[:] = frame(11, 0, 0, bytes(len(buffer) - 9))  # of a type that nobody knows, so it is ignored
+        link.buffer_updated(len(buffer))
+        assert transport.reading is (pace == 0.0)
+        clock.pace = 0.0
+        await asyncio.sleep(0)
+        assert transport.reading
+
+    link.get_buffer(-1)[:33] = PREFACE + frame(4, 0, 0, b"")
+    link.buffer_updated(33)
+    for _ in range(4):
+        await read(0.0)
+    for _ in range(6):
+        await read(0.05)
+    assert sizes[:5] == [8 * 1024, 16 * 1024, 32 * 1024, 64 * 1024, 64 * 1024]
+    assert sizes[5:] == sorted(sizes[5:], reverse=True)
+    assert sizes[-1] == 2 * 1024
+    link.connection_lost(None)
+    shared.wheel.stop()
+
+
+async def test_who_does_not_read_is_not_read_from() -> None:
+    """While the transport wants no more, nothing is taken in either; both go on together."""
+    shared = Shared(NativeOptions(), SystemClock(), None)
+    link, transport = Link(shared), Connection()
+    link.connection_made(transport)
+    await asyncio.sleep(0)
+    link.pause_writing()
+    assert not transport.reading
+    written = transport.written
+    link.get_buffer(-1)[:50] = PREFACE + frame(4, 0, 0, b"") + frame(6, 0, 0, b"12345678")
+    link.buffer_updated(50)  # what was read before it was told
+    await asyncio.sleep(0)
+    assert transport.written == written
+    link.resume_writing()
+    assert transport.reading
+    assert b"12345678" in transport.written[len(written) :]
+    link.connection_lost(None)
+    shared.wheel.stop()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_FIRST_READ: Final = 8 * KIB  # nobody knows yet how much there is to do for a client's bytes
 _LEAST_READ: Final = 2 * KIB
 _NO_ROUTE: Final = Status(code=Code.INTERNAL, message="internal error")
 _GOING: Final = Status(code=Code.UNAVAILABLE, message="the server is shutting down")
@@ -66,7 +67,7 @@ class Link(asyncio.BufferedProtocol):
         self._ended: list[Answered] = []  # all of them is in the output, which is to be taken
         self._ending: dict[int, Answered] = {}  # some of it waits for the client
         self._security: Security | None = None
-        self._most = READ
+        self._most = _FIRST_READ
         self._awake = False  # a flush is on its way
         self._paused = False  # the transport wants no more
         self._resting = False  # nothing is read, so that others have their turn
@@ -129,13 +130,13 @@ class Link(asyncio.BufferedProtocol):
         if http2.next_tick() < self.deadline:
             self._schedule()
         spent = clock.time() - now
-        if spent > self.shared.options.turn or self._most < READ:
+        if spent > self.shared.options.turn or nbytes == self._most < READ:
             self._pace(spent)
 
     def _pace(self, spent: float) -> None:
         """Read less at once from a client that gives much to do for its bytes, and let the others have their turn."""
         if spent <= self.shared.options.turn:
-            if spent < self.shared.options.turn / 4:
+            if spent < self.shared.options.turn / 4:  # for as much as was asked for
                 self._most = min(READ, self._most * 2)
             return
         self._most = max(_LEAST_READ, int(self._most * self.shared.options.turn / spent / 2))
