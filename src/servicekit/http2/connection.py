@@ -193,6 +193,7 @@ class Connection:
             self._output.headers(stream_id, fields, END_STREAM if end_stream else 0)
             if end_stream:
                 stream.sealed = True
+                self._output.data_frames += 1  # it earns as content does: grpc core updates the window of every call
                 self._output.ended(stream)
             return True
         if not end_stream:
