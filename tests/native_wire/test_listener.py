@@ -22,7 +22,7 @@ from servicekit.native.shared import Shared
 from servicekit.testing import no_leaks
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
-from servicekit.wire import Incoming, Route
+from servicekit.wire import Incoming, Route, Status
 from tests.transport.servers import Context, service
 
 from .ground import OK, PREFACE, echo, frame, listening
@@ -145,6 +145,23 @@ async def test_a_drain_loses_no_call() -> None:
         await asyncio.wait(callers)
     assert set(refused) == {grpc.StatusCode.UNAVAILABLE}  # nobody listens any more
     assert len(outcomes) == len(began)
+
+
+async def test_many_errors_at_once_are_no_attack() -> None:
+    """A client of grpc core sends a WINDOW_UPDATE with every call: it is not cut off for calls that end without content."""
+
+    async def refuse(incoming: Incoming) -> None:
+        await incoming.finish(Status(code=Code.ABORTED))
+
+    async with (
+        listening(Route(kind=Kind.UNARY, serve=refuse)) as (listener, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call: Any = channel.unary_unary("/a.B/C")
+        for _ in range(12):
+            answers = await asyncio.gather(*(call(b"") for _ in range(100)), return_exceptions=True)
+            assert {answer.code() for answer in answers} == {grpc.StatusCode.ABORTED}
+        assert listener.cut_off == 0
 
 
 class Connection(asyncio.Transport):
