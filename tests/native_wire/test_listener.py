@@ -159,7 +159,7 @@ async def test_many_errors_at_once_are_no_attack() -> None:
     ):
         call: Any = channel.unary_unary("/a.B/C")
         for _ in range(12):
-            answers = await asyncio.gather(*(call(b"") for _ in range(100)), return_exceptions=True)
+            answers: list[Any] = await asyncio.gather(*(call(b"") for _ in range(100)), return_exceptions=True)
             assert {answer.code() for answer in answers} == {grpc.StatusCode.ABORTED}
         assert listener.cut_off == 0
 
