@@ -99,6 +99,7 @@ GROUPS: Final[tuple[Group, ...]] = (
             Subject(name="bare", label="bare grpc.aio", server="bare", shape=_STREAM),
             Subject(name="stock", label="stock: contrib otel, prometheus, structlog", server="stock", shape=_STREAM),
             Subject(name="kit-0", label="servicekit, no middleware", server="kit-0", shape=_STREAM),
+            Subject(name="native", label="servicekit, native wire, no middleware", server="native", shape=_STREAM),
             Subject(name="kit-10", label="servicekit, 10 pass-through", server="kit-10", shape=_STREAM),
             Subject(name="kit-standard", label="servicekit, standard(telemetry)", server="kit-standard", shape=_STREAM),
         ),
