@@ -63,6 +63,7 @@ async def ask(address: str, client: Signed | None = None) -> str:
 async def shown(address: str, *protocols: str) -> tuple[str | None, bytes | None]:
     """Return the protocol that was agreed upon, and the certificate that the server showed."""
     context = ssl.create_default_context(cadata=AUTHORITY.certificate.decode())
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # from Python 3.13 on; the tests' authority keeps it short
     context.set_alpn_protocols(list(protocols))
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
