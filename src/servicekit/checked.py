@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from .grpcio.settings import are_channel_credentials, are_options, are_server_credentials, is_compression
+from .native.tls import TlsCredentials
 from .process.drain import Drain
 from .telemetry import Telemetry
 
@@ -35,6 +36,10 @@ def _are_addresses(value: Any) -> bool:  # noqa: ANN401 - as above
     )
 
 
+def _are_server_credentials(value: Any) -> bool:  # noqa: ANN401 - as above
+    return are_server_credentials(value) or isinstance(value, TlsCredentials)
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "address": (_are_addresses, "a str, or several of them"),
     "target": (_is_a(str), "a str"),
@@ -44,7 +49,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interceptors": (_is_listed, "a sequence of grpc.aio's interceptors"),
     "options": (are_options, "a sequence of (name, int or str)"),
     "compression": (is_compression, "a grpc.Compression"),
-    "server_credentials": (are_server_credentials, "grpc.ServerCredentials"),
+    "server_credentials": (_are_server_credentials, "grpc.ServerCredentials, or TlsCredentials for wire='native'"),
     "channel_credentials": (are_channel_credentials, "grpc.ChannelCredentials"),
     "threads": (_is_a(Executor), "an Executor of concurrent.futures"),
     "health": (_is_a(bool), "True or False"),
