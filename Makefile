@@ -7,6 +7,12 @@ N ?= 50
 
 UV_VERSION := 0.13.8
 
+# Judges of what is on the wire, which only the tests of tests/outside need: `make judges`.
+JUDGES := \
+	github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible \
+	connectrpc.com/conformance/cmd/connectconformance@v1.0.7 \
+	google.golang.org/grpc/interop/client@v1.85.0
+
 # The venv is made from outside of itself, even where it is activated.
 OUTSIDE := $(subst $(abspath $(VENV))/bin:,,$(PATH))
 export PATH := $(abspath $(VENV))/bin:$(OUTSIDE)
@@ -54,19 +60,22 @@ run: $(STAMP) ## serve the reference service on ADDRESS (127.0.0.1:50051) over W
 demo: $(STAMP) ## call the reference service at ADDRESS
 	@exec $(PY) -m encryption.demo
 
+# One template for each root that generated code stands under.
+GENERATE = buf generate -o "$$fresh" && buf generate -o "$$fresh" --template tests/outside/buf.gen.yaml
+GENERATED := find src tests -name '*_pb2*.py*' -not -path '*/__pycache__/*'
+
 .PHONY: gen
-gen: $(STAMP) ## generate the code of protos/ into src/, and delete what has lost its proto
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && buf generate -o "$$fresh" && \
-		find src -name '*_pb2*.py*' -not -path '*/__pycache__/*' | while read -r file; do \
+gen: $(STAMP) ## generate the code of all protos into src/ and tests/, and delete what has lost its proto
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(GENERATE) && \
+		$(GENERATED) | while read -r file; do \
 			test -e "$$fresh/$$file" || { echo "$$file: deleted, it has no proto"; rm "$$file"; }; \
 		done && \
-		cp -R "$$fresh/src/." src/
+		cp -R "$$fresh/." .
 
 .PHONY: gen-check
 gen-check: $(STAMP) ## fail when generated code is not what `make gen` makes; touches nothing
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && buf generate -o "$$fresh" && \
-		{ find src -name '*_pb2*.py*' -not -path '*/__pycache__/*'; \
-			cd "$$fresh" && find src -type f; } | sort -u > "$$fresh/files" && \
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(GENERATE) && \
+		{ $(GENERATED); (cd "$$fresh" && $(GENERATED)); } | sort -u > "$$fresh/files" && \
 		test -s "$$fresh/files" && bad= && while read -r file; do \
 			if ! test -e "$$fresh/$$file"; then echo "$$file: no proto makes it any more"; bad=1; \
 			elif ! test -e "$$file"; then echo "$$file: missing"; bad=1; \
@@ -115,6 +124,11 @@ soak: $(STAMP) ## run the system tests at full size, for minutes on an idle mach
 bench: $(STAMP) ## measure what a call costs
 	$(PY) -m tests.bench
 
+.PHONY: judges
+judges: ## build the programs that judge our wire from outside into .judges/ (needs Go and its module proxy)
+	@command -v go >/dev/null || { echo 'This needs Go >= 1.26: https://go.dev/dl/' >&2; exit 1; }
+	@for package in $(JUDGES); do echo "$$package"; GOBIN=$(abspath .judges) go install $$package || exit 1; done
+
 .PHONY: build
 build: $(STAMP) ## build the wheel into dist/
 	uv build --wheel --quiet --python $(PY) --out-dir dist
@@ -122,7 +136,7 @@ build: $(STAMP) ## build the wheel into dist/
 
 .PHONY: clean
 clean: ## delete what tools made, the venvs too
-	rm -rf .venv .venv-* dist build htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .judges dist build htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The set-up, all of it. A lock that does not fit is found before anything is touched.
