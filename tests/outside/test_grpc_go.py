@@ -31,9 +31,13 @@ CASES = [
     "pick_first_unary",
     "rpc_soak",
     "channel_soak",
+    "orca_per_rpc",
+    "orca_oob",
 ]
-"""All that the client has but for those of Google's cloud (``…_creds``, ``…_token``, ``google_…``, ``compute_…``) and
-for ``orca_…``: backend metrics for a balancer, which are a service of its own and no business of a wire."""
+"""All that the client has but for those that ask Google for credentials."""
+
+BALANCER = '{"loadBalancingConfig": [{"test_backend_metrics_load_balancer": {}}]}'
+"""What hands reports of load to the client's cases about them; it picks as pick_first does."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def test_interop(case: str, address: Address) -> None:
         f"--test_case={case}",
         "--soak_iterations=50",
         "--soak_num_threads=5",
+        *([f"--service_config_json={BALANCER}"] if case.startswith("orca") else []),
         *address.flags,
     ]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=50, check=False)

@@ -13,7 +13,8 @@ from servicekit import Server
 from tests.outside.serving import Tls, server_on, until_told
 
 from .interop_pb2_grpc import add_TestServiceServicer_to_server
-from .servicer import InteropServicer
+from .orca_pb2_grpc import add_OpenRcaServiceServicer_to_server
+from .servicer import InteropServicer, LoadServicer
 
 
 def say(server: Server) -> None:
@@ -24,8 +25,9 @@ async def main(wire: str, folder: Path | None) -> None:
     tls = None
     if folder is not None:
         tls = Tls(key=(folder / "key.pem").read_bytes(), chain=(folder / "chain.pem").read_bytes())
-    server = server_on(wire, tls)
-    add_TestServiceServicer_to_server(InteropServicer(), server)
+    server, load = server_on(wire, tls), LoadServicer()
+    add_TestServiceServicer_to_server(InteropServicer(load), server)
+    add_OpenRcaServiceServicer_to_server(load, server)
     await until_told(server, say)
 
 

@@ -24,33 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tests/outside/interop/interop.proto\x12\x0cgrpc.testing\"\x07\n\x05\x45mpty\"1\n\x07Payload\x12\x12\n\x04type\x18\x01 \x01(\x05R\x04type\x12\x12\n\x04\x62ody\x18\x02 \x01(\x0cR\x04\x62ody\":\n\nEchoStatus\x12\x12\n\x04\x63ode\x18\x01 \x01(\x05R\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"\xce\x01\n\rSimpleRequest\x12#\n\rresponse_size\x18\x02 \x01(\x05R\x0cresponseSize\x12/\n\x07payload\x18\x03 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x41\n\x0fresponse_status\x18\x07 \x01(\x0b\x32\x18.grpc.testing.EchoStatusR\x0eresponseStatus\x12$\n\x0e\x66ill_server_id\x18\t \x01(\x08R\x0c\x66illServerId\"^\n\x0eSimpleResponse\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x1b\n\tserver_id\x18\x04 \x01(\tR\x08serverId\"L\n\x19StreamingInputCallRequest\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\"T\n\x1aStreamingInputCallResponse\x12\x36\n\x17\x61ggregated_payload_size\x18\x01 \x01(\x05R\x15\x61ggregatedPayloadSize\"I\n\x12ResponseParameters\x12\x12\n\x04size\x18\x01 \x01(\x05R\x04size\x12\x1f\n\x0binterval_us\x18\x02 \x01(\x05R\nintervalUs\"\xe3\x01\n\x1aStreamingOutputCallRequest\x12Q\n\x13response_parameters\x18\x02 \x03(\x0b\x32 .grpc.testing.ResponseParametersR\x12responseParameters\x12/\n\x07payload\x18\x03 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x41\n\x0fresponse_status\x18\x07 \x01(\x0b\x32\x18.grpc.testing.EchoStatusR\x0eresponseStatus\"N\n\x1bStreamingOutputCallResponse\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload2\xd0\x03\n\x0bTestService\x12\x35\n\tEmptyCall\x12\x13.grpc.testing.Empty\x1a\x13.grpc.testing.Empty\x12\x46\n\tUnaryCall\x12\x1b.grpc.testing.SimpleRequest\x1a\x1c.grpc.testing.SimpleResponse\x12l\n\x13StreamingOutputCall\x12(.grpc.testing.StreamingOutputCallRequest\x1a).grpc.testing.StreamingOutputCallResponse0\x01\x12i\n\x12StreamingInputCall\x12\'.grpc.testing.StreamingInputCallRequest\x1a(.grpc.testing.StreamingInputCallResponse(\x01\x12i\n\x0e\x46ullDuplexCall\x12(.grpc.testing.StreamingOutputCallRequest\x1a).grpc.testing.StreamingOutputCallResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tests/outside/interop/interop.proto\x12\x0cgrpc.testing\"\x07\n\x05\x45mpty\"1\n\x07Payload\x12\x12\n\x04type\x18\x01 \x01(\x05R\x04type\x12\x12\n\x04\x62ody\x18\x02 \x01(\x0cR\x04\x62ody\":\n\nEchoStatus\x12\x12\n\x04\x63ode\x18\x01 \x01(\x05R\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"\x8b\x03\n\x0eTestOrcaReport\x12\'\n\x0f\x63pu_utilization\x18\x01 \x01(\x01R\x0e\x63puUtilization\x12-\n\x12memory_utilization\x18\x02 \x01(\x01R\x11memoryUtilization\x12P\n\x0crequest_cost\x18\x03 \x03(\x0b\x32-.grpc.testing.TestOrcaReport.RequestCostEntryR\x0brequestCost\x12O\n\x0butilization\x18\x04 \x03(\x0b\x32-.grpc.testing.TestOrcaReport.UtilizationEntryR\x0butilization\x1a>\n\x10RequestCostEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\x1a>\n\x10UtilizationEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\"\x9f\x02\n\rSimpleRequest\x12#\n\rresponse_size\x18\x02 \x01(\x05R\x0cresponseSize\x12/\n\x07payload\x18\x03 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x41\n\x0fresponse_status\x18\x07 \x01(\x0b\x32\x18.grpc.testing.EchoStatusR\x0eresponseStatus\x12$\n\x0e\x66ill_server_id\x18\t \x01(\x08R\x0c\x66illServerId\x12O\n\x15orca_per_query_report\x18\x0b \x01(\x0b\x32\x1c.grpc.testing.TestOrcaReportR\x12orcaPerQueryReport\"^\n\x0eSimpleResponse\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x1b\n\tserver_id\x18\x04 \x01(\tR\x08serverId\"L\n\x19StreamingInputCallRequest\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\"T\n\x1aStreamingInputCallResponse\x12\x36\n\x17\x61ggregated_payload_size\x18\x01 \x01(\x05R\x15\x61ggregatedPayloadSize\"I\n\x12ResponseParameters\x12\x12\n\x04size\x18\x01 \x01(\x05R\x04size\x12\x1f\n\x0binterval_us\x18\x02 \x01(\x05R\nintervalUs\"\xa9\x02\n\x1aStreamingOutputCallRequest\x12Q\n\x13response_parameters\x18\x02 \x03(\x0b\x32 .grpc.testing.ResponseParametersR\x12responseParameters\x12/\n\x07payload\x18\x03 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload\x12\x41\n\x0fresponse_status\x18\x07 \x01(\x0b\x32\x18.grpc.testing.EchoStatusR\x0eresponseStatus\x12\x44\n\x0forca_oob_report\x18\x08 \x01(\x0b\x32\x1c.grpc.testing.TestOrcaReportR\rorcaOobReport\"N\n\x1bStreamingOutputCallResponse\x12/\n\x07payload\x18\x01 \x01(\x0b\x32\x15.grpc.testing.PayloadR\x07payload2\xd0\x03\n\x0bTestService\x12\x35\n\tEmptyCall\x12\x13.grpc.testing.Empty\x1a\x13.grpc.testing.Empty\x12\x46\n\tUnaryCall\x12\x1b.grpc.testing.SimpleRequest\x1a\x1c.grpc.testing.SimpleResponse\x12l\n\x13StreamingOutputCall\x12(.grpc.testing.StreamingOutputCallRequest\x1a).grpc.testing.StreamingOutputCallResponse0\x01\x12i\n\x12StreamingInputCall\x12\'.grpc.testing.StreamingInputCallRequest\x1a(.grpc.testing.StreamingInputCallResponse(\x01\x12i\n\x0e\x46ullDuplexCall\x12(.grpc.testing.StreamingOutputCallRequest\x1a).grpc.testing.StreamingOutputCallResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tests.outside.interop.interop_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TESTORCAREPORT_REQUESTCOSTENTRY']._loaded_options = None
+  _globals['_TESTORCAREPORT_REQUESTCOSTENTRY']._serialized_options = b'8\001'
+  _globals['_TESTORCAREPORT_UTILIZATIONENTRY']._loaded_options = None
+  _globals['_TESTORCAREPORT_UTILIZATIONENTRY']._serialized_options = b'8\001'
   _globals['_EMPTY']._serialized_start=53
   _globals['_EMPTY']._serialized_end=60
   _globals['_PAYLOAD']._serialized_start=62
   _globals['_PAYLOAD']._serialized_end=111
   _globals['_ECHOSTATUS']._serialized_start=113
   _globals['_ECHOSTATUS']._serialized_end=171
-  _globals['_SIMPLEREQUEST']._serialized_start=174
-  _globals['_SIMPLEREQUEST']._serialized_end=380
-  _globals['_SIMPLERESPONSE']._serialized_start=382
-  _globals['_SIMPLERESPONSE']._serialized_end=476
-  _globals['_STREAMINGINPUTCALLREQUEST']._serialized_start=478
-  _globals['_STREAMINGINPUTCALLREQUEST']._serialized_end=554
-  _globals['_STREAMINGINPUTCALLRESPONSE']._serialized_start=556
-  _globals['_STREAMINGINPUTCALLRESPONSE']._serialized_end=640
-  _globals['_RESPONSEPARAMETERS']._serialized_start=642
-  _globals['_RESPONSEPARAMETERS']._serialized_end=715
-  _globals['_STREAMINGOUTPUTCALLREQUEST']._serialized_start=718
-  _globals['_STREAMINGOUTPUTCALLREQUEST']._serialized_end=945
-  _globals['_STREAMINGOUTPUTCALLRESPONSE']._serialized_start=947
-  _globals['_STREAMINGOUTPUTCALLRESPONSE']._serialized_end=1025
-  _globals['_TESTSERVICE']._serialized_start=1028
-  _globals['_TESTSERVICE']._serialized_end=1492
+  _globals['_TESTORCAREPORT']._serialized_start=174
+  _globals['_TESTORCAREPORT']._serialized_end=569
+  _globals['_TESTORCAREPORT_REQUESTCOSTENTRY']._serialized_start=443
+  _globals['_TESTORCAREPORT_REQUESTCOSTENTRY']._serialized_end=505
+  _globals['_TESTORCAREPORT_UTILIZATIONENTRY']._serialized_start=507
+  _globals['_TESTORCAREPORT_UTILIZATIONENTRY']._serialized_end=569
+  _globals['_SIMPLEREQUEST']._serialized_start=572
+  _globals['_SIMPLEREQUEST']._serialized_end=859
+  _globals['_SIMPLERESPONSE']._serialized_start=861
+  _globals['_SIMPLERESPONSE']._serialized_end=955
+  _globals['_STREAMINGINPUTCALLREQUEST']._serialized_start=957
+  _globals['_STREAMINGINPUTCALLREQUEST']._serialized_end=1033
+  _globals['_STREAMINGINPUTCALLRESPONSE']._serialized_start=1035
+  _globals['_STREAMINGINPUTCALLRESPONSE']._serialized_end=1119
+  _globals['_RESPONSEPARAMETERS']._serialized_start=1121
+  _globals['_RESPONSEPARAMETERS']._serialized_end=1194
+  _globals['_STREAMINGOUTPUTCALLREQUEST']._serialized_start=1197
+  _globals['_STREAMINGOUTPUTCALLREQUEST']._serialized_end=1494
+  _globals['_STREAMINGOUTPUTCALLRESPONSE']._serialized_start=1496
+  _globals['_STREAMINGOUTPUTCALLRESPONSE']._serialized_end=1574
+  _globals['_TESTSERVICE']._serialized_start=1577
+  _globals['_TESTSERVICE']._serialized_end=2041
 # @@protoc_insertion_point(module_scope)

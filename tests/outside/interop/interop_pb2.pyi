@@ -26,17 +26,45 @@ class EchoStatus(_message.Message):
     message: str
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
+class TestOrcaReport(_message.Message):
+    __slots__ = ("cpu_utilization", "memory_utilization", "request_cost", "utilization")
+    class RequestCostEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class UtilizationEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    CPU_UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COST_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    cpu_utilization: float
+    memory_utilization: float
+    request_cost: _containers.ScalarMap[str, float]
+    utilization: _containers.ScalarMap[str, float]
+    def __init__(self, cpu_utilization: _Optional[float] = ..., memory_utilization: _Optional[float] = ..., request_cost: _Optional[_Mapping[str, float]] = ..., utilization: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class SimpleRequest(_message.Message):
-    __slots__ = ("response_size", "payload", "response_status", "fill_server_id")
+    __slots__ = ("response_size", "payload", "response_status", "fill_server_id", "orca_per_query_report")
     RESPONSE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_STATUS_FIELD_NUMBER: _ClassVar[int]
     FILL_SERVER_ID_FIELD_NUMBER: _ClassVar[int]
+    ORCA_PER_QUERY_REPORT_FIELD_NUMBER: _ClassVar[int]
     response_size: int
     payload: Payload
     response_status: EchoStatus
     fill_server_id: bool
-    def __init__(self, response_size: _Optional[int] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., response_status: _Optional[_Union[EchoStatus, _Mapping]] = ..., fill_server_id: _Optional[bool] = ...) -> None: ...
+    orca_per_query_report: TestOrcaReport
+    def __init__(self, response_size: _Optional[int] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., response_status: _Optional[_Union[EchoStatus, _Mapping]] = ..., fill_server_id: _Optional[bool] = ..., orca_per_query_report: _Optional[_Union[TestOrcaReport, _Mapping]] = ...) -> None: ...
 
 class SimpleResponse(_message.Message):
     __slots__ = ("payload", "server_id")
@@ -67,14 +95,16 @@ class ResponseParameters(_message.Message):
     def __init__(self, size: _Optional[int] = ..., interval_us: _Optional[int] = ...) -> None: ...
 
 class StreamingOutputCallRequest(_message.Message):
-    __slots__ = ("response_parameters", "payload", "response_status")
+    __slots__ = ("response_parameters", "payload", "response_status", "orca_oob_report")
     RESPONSE_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_STATUS_FIELD_NUMBER: _ClassVar[int]
+    ORCA_OOB_REPORT_FIELD_NUMBER: _ClassVar[int]
     response_parameters: _containers.RepeatedCompositeFieldContainer[ResponseParameters]
     payload: Payload
     response_status: EchoStatus
-    def __init__(self, response_parameters: _Optional[_Iterable[_Union[ResponseParameters, _Mapping]]] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., response_status: _Optional[_Union[EchoStatus, _Mapping]] = ...) -> None: ...
+    orca_oob_report: TestOrcaReport
+    def __init__(self, response_parameters: _Optional[_Iterable[_Union[ResponseParameters, _Mapping]]] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., response_status: _Optional[_Union[EchoStatus, _Mapping]] = ..., orca_oob_report: _Optional[_Union[TestOrcaReport, _Mapping]] = ...) -> None: ...
 
 class StreamingOutputCallResponse(_message.Message):
     __slots__ = ("payload",)

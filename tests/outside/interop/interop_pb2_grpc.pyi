@@ -4,7 +4,7 @@ isort:skip_file
 What grpc's interop clients ask of a server, as far as they do: written for this repository after
 https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md. Names and numbers are as on their wire,
 so the package is theirs. The file's own path is not, on purpose: Python names modules by it, and a module
-grpc.testing would stand in the place of grpcio's package grpc. Both services have one file for the same reason.
+grpc.testing would stand in the place of grpcio's package grpc.
 """
 
 from collections import abc as _abc
