@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 METHOD_NOT_ALLOWED: Final = 405
 UNSUPPORTED_MEDIA_TYPE: Final = 415
 
-_CONTENT_TYPE: Final = re.compile(rb"application/grpc([+;].*)?", re.DOTALL)
+_CONTENT_TYPE: Final = re.compile(rb"application/grpc(\+proto)?[ \t]*(;.*)?", re.DOTALL)
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _NO_NAMES: Final[frozenset[str]] = frozenset()

@@ -21,7 +21,7 @@ from .heads import Opening
 from .options import KIB, READ
 from .requests import ManyRequests, OneRequest
 from .sockets import peer_name
-from .statuses import refusal, trailers_only
+from .statuses import REFUSED, refusal, trailers_only
 from .tls import H2, PLAINTEXT, security_of
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Link(asyncio.BufferedProtocol):
         self._clock = shared.clock
         self._transport: asyncio.Transport
         self._calls: dict[int, NativeIncoming] = {}
+        self._refused: dict[int, int] = {}  # the HTTP status of what is no gRPC, said once the request has ended
         self._gathering: list[Gathering] = []  # they have messages to send
         self._ended: list[Answered] = []  # all of them is in the output, which is to be taken
         self._ending: dict[int, Answered] = {}  # some of it waits for the client
@@ -115,6 +116,8 @@ class Link(asyncio.BufferedProtocol):
                 call = calls.get(event.stream_id)
                 if call is None:
                     http2.acknowledge(event.stream_id, event.credit)
+                    if event.end_stream:
+                        self._refuse(event.stream_id)
                 else:
                     call.feed(event.data, event.credit, end=event.end_stream)
             elif type(event) is RequestReceived:
@@ -198,7 +201,9 @@ class Link(asyncio.BufferedProtocol):
             opening = headers.memo = Opening(headers.method, headers.path, headers.regular)
         stream_id = event.stream_id
         if opening.http:
-            self.http2.send_headers(stream_id, refusal(opening.http), end_stream=True)
+            self._refused[stream_id] = opening.http
+            if event.end_stream:
+                self._refuse(stream_id)
             return
         if opening.status is not None:
             self.http2.send_headers(stream_id, trailers_only(opening.status), end_stream=True)
@@ -210,6 +215,16 @@ class Link(asyncio.BufferedProtocol):
             self.http2.send_headers(stream_id, trailers_only(_NO_ROUTE), end_stream=True)
             return
         self._begin(stream_id, opening, route, ended=event.end_stream)
+
+    def _refuse(self, stream_id: int) -> None:
+        """Answer what is no gRPC, with a text for people.
+
+        Not before the request has ended: whoever judges our HTTP/2 by what comes behind its first frame is told.
+        """
+        http = self._refused.pop(stream_id, 0)
+        if http:
+            self.http2.send_headers(stream_id, refusal(http))
+            self.http2.send_data(stream_id, REFUSED, end_stream=True)
 
     def _begin(self, stream_id: int, opening: Opening, route: Route, *, ended: bool) -> None:
         call: NativeIncoming
@@ -227,6 +242,7 @@ class Link(asyncio.BufferedProtocol):
     def _other(self, event: Event) -> None:
         if isinstance(event, StreamReset):
             call = self._calls.pop(event.stream_id, None)
+            self._refused.pop(event.stream_id, None)
             if call is not None:
                 call.reset()
             elif (answered := self._ending.pop(event.stream_id, None)) is not None:
@@ -235,6 +251,8 @@ class Link(asyncio.BufferedProtocol):
             call = self._calls.get(event.stream_id)
             if call is not None:
                 call.feed(b"", 0, end=True)
+            else:
+                self._refuse(event.stream_id)
         elif isinstance(event, Terminated) and event.code not in _QUIET:
             _LOGGER.warning("the connection of %s is cut off: %s", self.peer, event.reason)
             self.shared.cut_off += 1
@@ -347,6 +365,8 @@ class Link(asyncio.BufferedProtocol):
         """End every RPC that is still under way."""
         for call in list(self._calls.values()):
             call.end(_GOING)
+        for stream_id in list(self._refused):
+            self._refuse(stream_id)
 
     def close(self) -> None:
         """Say goodbye, and close once all is written."""

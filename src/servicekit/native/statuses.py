@@ -52,9 +52,12 @@ def trailers_only(status: Status) -> Fields:
     return [*HEADERS, *trailers_of(status)]
 
 
+REFUSED: Final = b"gRPC is spoken here: POST, with content-type application/grpc\n"
+
+
 def refusal(http: int) -> Fields:
     """Return the fields of an answer to what is no gRPC at all: an HTTP status."""
-    fields = [(b":status", b"%d" % http)]
+    fields = [(b":status", b"%d" % http), (b"content-type", b"text/plain; charset=utf-8")]
     if http == METHOD_NOT_ALLOWED:
         fields.append((b"allow", b"POST"))  # RFC 9110, section 15.5.6
     return fields
