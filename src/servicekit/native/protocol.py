@@ -115,9 +115,7 @@ class Link(asyncio.BufferedProtocol):
             if type(event) is Data:
                 call = calls.get(event.stream_id)
                 if call is None:
-                    http2.acknowledge(event.stream_id, event.credit)
-                    if event.end_stream:
-                        self._refuse(event.stream_id)
+                    self._ignore(event)
                 else:
                     call.feed(event.data, event.credit, end=event.end_stream)
             elif type(event) is RequestReceived:
@@ -135,6 +133,12 @@ class Link(asyncio.BufferedProtocol):
         spent = clock.time() - now
         if spent > self.shared.options.turn or nbytes == self._most < READ:
             self._pace(spent)
+
+    def _ignore(self, event: Data) -> None:
+        """Let content go that belongs to no RPC: to one that is over, or to what is no gRPC."""
+        self.http2.acknowledge(event.stream_id, event.credit)
+        if event.end_stream:
+            self._refuse(event.stream_id)
 
     def _pace(self, spent: float) -> None:
         """Read less at once from a client that gives much to do for its bytes, and let the others have their turn."""
