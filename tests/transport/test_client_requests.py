@@ -276,6 +276,114 @@ async def test_a_call_that_ends_releases_its_writers(kind: Kind, over: Over) -> 
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def written(call: Untyped, *, most: int = 1_000) -> None:
+    """Write until the call refuses it."""
+    for _ in range(most):
+        await call.write(texts("x")[0])
+    pytest.fail(f"{most} messages were taken after the server had ended")
+
+
+@both
+@pytest.mark.parametrize("error", [None, Error(Code.RESOURCE_EXHAUSTED, "enough")], ids=["answer", "error"])
+@pytest.mark.parametrize("unread", [1, 2])
+async def test_writing_to_a_server_that_has_ended(unread: int, error: Error | None, over: Over) -> None:
+    """Who writes all before it reads is not left waiting for itself: a write is refused, and the answer can be read."""
+
+    async def short(requests: AsyncIterator[Message], context: Context) -> None:
+        for _ in range(unread):
+            await context.write(ChatResponse(text="one"))
+        await anext(requests)
+        if error is not None:
+            raise error
+
+    async with pair(echo(Chat=short), over=over) as ends:
+        call = stub_of(ends.channel).Chat()
+        with pytest.raises(asyncio.InvalidStateError, match="answer is to be read"):
+            await written(call)
+        assert not call.done()
+        with pytest.raises(asyncio.InvalidStateError, match="answer is to be read"):
+            await call.write(texts("x")[0])
+        assert [(await call.read()).text for _ in range(unread)] == ["one"] * unread
+        if error is None:
+            assert await call.read() is grpc.aio.EOF
+        else:
+            with pytest.raises(CallError, match="enough"):
+                await call.read()
+        assert await call.code() is (grpc.StatusCode.OK if error is None else grpc.StatusCode.RESOURCE_EXHAUSTED)
+        await call.done_writing()
+
+
+@both
+async def test_a_server_that_has_ended_and_said_nothing(over: Over) -> None:
+    """Where there is nothing to read, a write that is refused raises why the call failed."""
+
+    async def failing(requests: AsyncIterator[Message], context: Context) -> None:
+        await anext(requests)
+        raise Error(Code.RESOURCE_EXHAUSTED, "enough")
+
+    async with pair(echo(Chat=failing), over=over) as ends:
+        with pytest.raises(CallError, match="enough"):
+            await written(stub_of(ends.channel).Chat())
+
+
+@both
+async def test_a_writer_beside_a_reader_that_stops(over: Over) -> None:
+    """A read that is under way when the server ends gets its message; the writer is released all the same."""
+    release = asyncio.Event()
+
+    async def short(requests: Message, context: Context) -> None:
+        await release.wait()
+        for word in ("one", "two"):
+            await context.write(ChatResponse(text=word))
+
+    async with pair(echo(Chat=short), over=over) as ends:
+        call = stub_of(ends.channel).Chat()
+        reading = asyncio.ensure_future(call.read())
+        await settle()
+        release.set()
+        with pytest.raises(asyncio.InvalidStateError, match="answer is to be read"):
+            await written(call)
+        assert (await reading).text == "one"
+        assert [answer.text async for answer in call] == ["two"]
+
+
+@both
+async def test_writers_of_a_call_that_ends_with_an_answer_unread(over: Over) -> None:
+    """Those who wait for a server that does not read are released when it ends, though its answer was not read."""
+    held = Held()
+
+    async def refusing(requests: Message, context: Context) -> None:
+        await context.write(ChatResponse(text="one"))
+        await held.method(requests, context)
+
+    async with pair(echo(Chat=refusing), over=over) as ends:
+        call = stub_of(ends.channel).Chat()
+        writes = [asyncio.create_task(call.write(texts("x" * (1 << 20))[0])) for _ in range(5)]
+        await held.begun.wait()
+        held.release.set()
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        assert isinstance(results[-1], asyncio.InvalidStateError)
+        assert await finish(call, Kind.BIDI_STREAM) == ["one"]
+
+
+@both
+async def test_a_call_cut_off_after_its_server_has_ended(over: Over) -> None:
+    """A message that nobody reads does not hold up the end that the caller brings about."""
+
+    async def short(requests: AsyncIterator[Message], context: Context) -> None:
+        await context.write(ChatResponse(text="one"))
+        await anext(requests)
+
+    async with pair(echo(Chat=short), over=over) as ends:
+        call = stub_of(ends.channel).Chat()
+        with pytest.raises(asyncio.InvalidStateError):
+            await written(call)
+        call.cancel()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        with pytest.raises(asyncio.CancelledError):
+            await call.read()
+
+
 async def test_a_write_that_is_cancelled_is_not_sent() -> None:
     """Unless it is on its way already. The call stays usable."""
     held, seen = Held(), []

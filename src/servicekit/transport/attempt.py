@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from servicekit.errors import Code, Error
+from servicekit.errors import By, Code, Error
 from servicekit.metadata import Metadata
 from servicekit.wire import END, Ended, Head
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from servicekit.call import Call
     from servicekit.clock import Clock
-    from servicekit.wire import Reply, Status, Stream, Wire
+    from servicekit.wire import Received, Reply, Status, Stream, Wire
 
     from .codec import Codec
     from .handover import Taken
@@ -102,13 +102,15 @@ class Sender:
         stream = self._wire.open(head, data)
         attempt = Attempt(stream, self._codec, call, exchange)
         exchange.bind(attempt)
-        pump = None if data is not None else asyncio.ensure_future(self._pump(request, call, stream))
+        pump = None if data is not None else asyncio.ensure_future(self._pump(request, call, attempt, exchange))
         response: Any = END
         failure: Exception | None = None
         try:
             if not call.method.kind.response_streaming:
                 response = await self._one(stream, call)
             status = await stream.ended()
+            if attempt.ahead is not None and status.by is By.PEER:
+                await attempt.caught_up()
             call.headers, call.trailers = Metadata(await stream.headers()), Metadata(status.trailers)
             call.peer = stream.peer
             failure = call.failure or _failure_of(status, call)
@@ -137,7 +139,8 @@ class Sender:
             raise Error(Code.UNIMPLEMENTED, "the server sent more than one response to a call that has one")
         return response
 
-    async def _pump(self, request: AsyncIterable[Any], call: Call, stream: Stream) -> None:
+    async def _pump(self, request: AsyncIterable[Any], call: Call, attempt: Attempt, exchange: Exchange) -> None:
+        stream = attempt.stream
         try:
             async for message in request:
                 try:
@@ -148,7 +151,11 @@ class Sender:
                 await stream.send(data)
             await stream.half_close()
         except Ended:
-            pass  # the peer has said its last word: stream.ended() knows it
+            # The peer has said its last word. stream.ended() knows it once its messages were read: a caller who writes
+            # all before it reads would wait for itself.
+            writes = exchange.writes
+            if writes is not None and call.method.kind.response_streaming and await attempt.unread():
+                writes.refuse()
         except BaseException:
             stream.cancel()
             raise
@@ -188,19 +195,31 @@ def _failure_of(status: Status, call: Call) -> Error | None:
 class Attempt:
     """The messages of one attempt on a wire."""
 
-    __slots__ = ("_call", "_codec", "_exchange", "_stream", "on_the_wire")
+    __slots__ = ("_call", "_changed", "_codec", "_exchange", "_looking", "_taking", "ahead", "on_the_wire", "stream")
 
     def __init__(self, stream: Stream, codec: Codec, call: Call, exchange: Exchange) -> None:
         """Take from ``stream`` what ``codec`` makes of it."""
         self.on_the_wire = True
-        self._stream = stream
+        self.stream = stream
+        self.ahead: Received | None = None  # what was read before the caller asked for it
+        self._taking = False
+        self._looking = False
+        self._changed: asyncio.Future[None] | None = None  # resolved, if someone waits for it, when a receive is over
         self._codec = codec
         self._call = call
         self._exchange = exchange
 
     async def take(self) -> Taken:
         """Return the next message; END when the stream has ended, or broke here: then the chain knows why."""
-        data = await self._stream.receive()
+        if self._looking:
+            await self._change()
+        self._taking = True
+        try:
+            data = await self.stream.receive() if self.ahead is None else self.ahead
+            self.ahead = None
+        finally:
+            self._taking = False
+            self._wake()
         if data is END or self._exchange.bound not in (self, None):  # too late: another attempt has begun
             return END
         try:
@@ -209,16 +228,43 @@ class Attempt:
             malformed = malformed_response()
             malformed.__cause__ = error
             self._call.fail(malformed)
-            self._stream.cancel()
+            self.stream.cancel()
             return END
         try:
             self._call.received(message, size_of(data))
         except Exception:  # noqa: BLE001 - it is the call's failure now, and comes to the caller through the chain
-            self._stream.cancel()
+            self.stream.cancel()
             return END
         self._exchange.committed = True
         return message
 
+    async def unread(self) -> bool:
+        """Return True once there is a message that nobody has asked for, False when there will be none. Cancel-safe."""
+        while self._taking:  # one receiver at a time
+            await self._change()
+        self._looking = True
+        try:
+            self.ahead = await self.stream.receive()
+        finally:
+            self._looking = False
+            self._wake()
+        return self.ahead is not END
+
+    async def caught_up(self) -> None:
+        """Return when the caller has taken what was read ahead of it."""
+        while self.ahead is not None and self.ahead is not END:
+            await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
     async def headers(self) -> Metadata:
         """Return the response's initial metadata once it is there."""
-        return Metadata(await self._stream.headers())
+        return Metadata(await self.stream.headers())

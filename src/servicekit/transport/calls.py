@@ -237,6 +237,7 @@ class _ManyRequests(_Call):
         super().__init__(exchange)
         self._writes = writes
         if writes is not None:
+            exchange.writes = writes
             exchange.when_done(writes.close)
 
     async def wait_for_connection(self) -> None:
@@ -250,11 +251,12 @@ class _ManyRequests(_Call):
     async def write(self, request: Any) -> None:
         """Send one request message; returns when more is welcome.
 
-        Raises CallError when the RPC has failed, InvalidStateError when it is over otherwise or was half-closed.
+        Raises CallError when the RPC has failed, InvalidStateError when it is over otherwise or was half-closed. Also
+        when the server has ended it and messages of its answer are still to be read: how it ended is known after them.
         """
         if not await self._writer().put(request):
             self._raise_for_failure()
-            why = "the RPC is over"
+            why = "the RPC is over" if self._exchange.over else "the server has ended the RPC: its answer is to be read"
             raise asyncio.InvalidStateError(why)
 
     async def done_writing(self) -> None:

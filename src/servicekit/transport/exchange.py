@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from servicekit.clock import Timer
     from servicekit.endpoint import Endpoint
 
+    from .writes import Writes
+
 SLACK = 0.01
 """Seconds that a wire has to end a call at its deadline before its chain is ended from here."""
 
@@ -50,6 +52,7 @@ class Exchange(Handover):
     response: Any = None
     error: BaseException | None = None
     request: Requests | None = None
+    writes: Writes | None = None  # where the caller's write() puts messages
     task: asyncio.Task[None]
     _left = False
     _timer: Timer | None = None
@@ -113,6 +116,7 @@ class Exchange(Handover):
         self.over = call.over = True
         call.ended = call.clock.time()
         self.error = error
+        self.bound = None  # who takes from it just now holds it; a good answer was taken before its chain ended
         if isinstance(error, Error):
             error.report = report(call)
         self._under_way.discard(self)

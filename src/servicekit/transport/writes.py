@@ -10,7 +10,7 @@ from typing import Any
 class Writes:
     """What ``write()`` was given and nobody has sent yet, in order: an iterator that loses nothing."""
 
-    __slots__ = ("_closed", "_finished", "_more", "_sending", "_waiting")
+    __slots__ = ("_closed", "_finished", "_more", "_refusing", "_sending", "_waiting")
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -19,22 +19,23 @@ class Writes:
         self._more: asyncio.Future[None] | None = None  # what the taker waits for
         self._finished = False
         self._closed = False
+        self._refusing = False
 
     async def put(self, message: object) -> bool:
-        """Hand over a message; returns True when the taker comes for the next one, False when the call is over.
+        """Hand over a message; returns True when the taker comes for the next one, False when nobody will.
 
         One that is cancelled here before it was taken is not sent after all. Raises InvalidStateError after ``finish``.
         """
         if self._finished:
             why = "the RPC was half-closed by done_writing()"
             raise asyncio.InvalidStateError(why)
-        if self._closed:
+        if self._closed or self._refusing:
             return False
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((message, sent))
         self._wake()
         await sent
-        return not self._closed
+        return not self._closed and not self._refusing
 
     def finish(self) -> None:
         """Let the iteration end after what was put."""
@@ -44,6 +45,14 @@ class Writes:
     def close(self) -> None:
         """Release whoever waits: the call is over."""
         self._closed = True
+        self._let_go()
+
+    def refuse(self) -> None:
+        """Release whoever waits, and take nothing until somebody comes for a message again, as another attempt does."""
+        self._refusing = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._release()
         while self._waiting:
             _, self._sending = self._waiting.popleft()
@@ -64,6 +73,7 @@ class Writes:
 
     async def __anext__(self) -> Any:
         """Return the next message; asking for it says that the one before is on its way."""
+        self._refusing = False
         self._release()
         while True:
             while self._waiting:
