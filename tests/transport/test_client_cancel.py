@@ -440,3 +440,36 @@ async def test_waiting_for_the_end_is_not_the_call(kind: Kind, over: Over) -> No
         held.release.set()
         await finish(call, kind)
         assert await call.code() is grpc.StatusCode.OK
+
+
+@both
+@pytest.mark.parametrize("end", ["deadline", "close"])
+async def test_the_end_of_a_call_whose_first_answer_has_failed(end: str, over: Over) -> None:
+    """A link that looks for another answer after a failure does not outlive the deadline, nor the channel."""
+    looking, left = asyncio.Event(), asyncio.Event()
+
+    def refuse(message: object, size: int) -> None:
+        raise ValueError(message)
+
+    async def fallback(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        call.on_received(refuse)
+        with pytest.raises(ValueError, match="a"):
+            await next(request, call)
+        looking.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            left.set()
+
+    async with pair(echo(), over=over) as ends:
+        channel = ends.connect(fallback)
+        call = begin(channel, Kind.UNARY, timeout=0.2 if end == "deadline" else None)
+        await looking.wait()
+        if end == "close":
+            await channel.close()
+        elif over == "memory":
+            await ends.clock.advance(1.0)
+        with pytest.raises(CallError, match="channel closed" if end == "close" else "deadline exceeded"):
+            await call
+        assert left.is_set()
+        await channel.close()

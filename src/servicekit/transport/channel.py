@@ -132,7 +132,7 @@ class Channel(grpc.aio.Channel):
 
     def _end(self) -> None:
         for exchange in list(self._under_way):
-            exchange.call.end(Error(Code.CANCELLED, "channel closed"))
+            exchange.end(Error(Code.CANCELLED, "channel closed"))
 
     async def _ended(self) -> None:
         for exchange in list(self._under_way):

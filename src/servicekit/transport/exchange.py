@@ -55,6 +55,7 @@ class Exchange(Handover):
     writes: Writes | None = None  # where the caller's write() puts messages
     task: asyncio.Task[None]
     _left = False
+    _ended = False
     _timer: Timer | None = None
 
     def __init__(
@@ -198,7 +199,21 @@ class Exchange(Handover):
             self._timer.cancel()
         # Also when it has passed: the wire knows that nothing was sent.
         when = max(call.deadline, call.clock.time()) + SLACK
-        self._timer = call.clock.call_at(when, lambda: call.end(deadline_error()))
+        self._timer = call.clock.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self.end(deadline_error())
+
+    def end(self, error: Error) -> None:
+        """End the call as a whole with ``error``; the first time counts.
+
+        Unlike ``Call.end`` also one that has failed before: a link may have taken that failure and be at work on another
+        answer.
+        """
+        if not self.over and not self._ended:
+            self._ended = True
+            self.call.failure = error
+            self.stop(self.call)
 
     def stop(self, call: Call) -> None:  # noqa: ARG002 - all attempts share the chain that is stopped
         """Cancel the chain: the call's failure is what it ends with."""
