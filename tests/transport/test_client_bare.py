@@ -510,3 +510,39 @@ async def test_a_chain_is_shared_by_all_methods_and_calls() -> None:
         stream = stub_of(one).Expand(ExpandRequest(count=2))
         assert [message.index async for message in stream] == [0, 1]
     assert noted.codes == [Code.OK] * 11
+
+
+async def test_the_code_of_a_stream_that_nobody_reads() -> None:
+    """Without messages there is nothing to read first: the code is told, as a bare channel tells it."""
+    async with pair(echo(), over="socket") as ends, bare(ends, *client_interceptors([])) as channel:
+        call = stub_of(channel).Expand(ExpandRequest(count=0))
+        assert await call.code() is grpc.StatusCode.OK
+        assert await finish(call, Kind.SERVER_STREAM) == []
+
+
+@pytest.mark.parametrize("error", [None, Error(Code.RESOURCE_EXHAUSTED, "enough")], ids=["answer", "error"])
+async def test_writing_to_a_server_that_has_ended(error: Error | None) -> None:
+    """What comes too late is lost, the answer and its status are not: grpc.aio's own write would put INTERNAL there."""
+    ended = asyncio.Event()
+
+    async def short(requests: AsyncIterator[Message], context: Context) -> None:
+        await context.write(ChatResponse(text="one"))
+        await anext(requests)
+        ended.set()
+        if error is not None:
+            raise error
+
+    async with pair(echo(Chat=short), over="socket") as ends, bare(ends, *client_interceptors([])) as channel:
+        call = stub_of(channel).Chat()
+        await call.write(texts("x")[0])
+        await ended.wait()
+        for _ in range(100):
+            await call.write(texts("x")[0])
+        await call.done_writing()
+        assert (await anext(aiter(call))).text == "one"
+        if error is None:
+            assert await finish(call, Kind.BIDI_STREAM) == []
+            assert await call.code() is grpc.StatusCode.OK
+        else:
+            with pytest.raises(grpc.aio.AioRpcError, match="enough"):
+                await finish(call, Kind.BIDI_STREAM)

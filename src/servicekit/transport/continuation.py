@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from servicekit.metadata import Pairs
 
 
+_LATE_WRITE = "Internal error from Core"
+"""What grpc.aio puts in the place of the status when a write has failed, until all messages were read."""
+
+
 class ContinuationWire:
     """Makes calls with an interceptor's ``continuation``, which may be asked any number of times."""
 
@@ -87,11 +91,15 @@ class ContinuationStream:
         self._watching = False
 
     async def send(self, data: Any) -> None:
-        """Send one message; returns when more is welcome. Raises Ended after the end."""
+        """Send one message; returns when more is welcome. Raises Ended after the end, once all its messages were taken.
+
+        Before, what comes too late goes nowhere: the caller may be inside of ``write()`` of an intercepted call, which
+        is grpc.aio's own and ends with its message taken or with the whole call, and read only then.
+        """
         call = await self._call()
-        if call is None or call.done() or self._writes is None:
+        if call is None or self._writes is None or self._read_out.is_set():
             raise Ended
-        if not await self._writes.put(data):
+        if (call.done() or not await self._writes.put(data)) and self._read_out.is_set():
             raise Ended
 
     def _over(self, _: Any) -> None:
@@ -164,8 +172,12 @@ class ContinuationStream:
             try:
                 code = code_from(await call.code())
                 details = await call.details()
-                if code is Code.OK:
-                    await self._read_out.wait()  # the code may be the wire's, and an iterator around it not at its end
+                if code is Code.OK:  # it may be the wire's, and an iterator around it not at its end
+                    await self._all_read()
+                elif code is Code.INTERNAL and details == _LATE_WRITE:
+                    await self._all_read()
+                    code = code_from(await call.code())
+                    details = await call.details()
                 if not self._cancelled and (self._failure is None or code is not Code.OK):
                     return Status(code=code, message=details or "", trailers=as_tuple(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
@@ -176,6 +188,12 @@ class ContinuationStream:
             except Exception as error:  # noqa: BLE001 - code() of an intercepted call raises what its chain raised
                 return _broken(error)
         return self._failure or Status(code=Code.CANCELLED, message="cancelled", by=By.CALLER)
+
+    async def _all_read(self) -> None:
+        # Where there is nothing to read, nobody may ask for it: this read is kept for whoever does.
+        if self._reading is None and not self._read_out.is_set():
+            self._reading = asyncio.ensure_future(self._read())
+        await self._read_out.wait()
 
     @property
     def peer(self) -> str:
