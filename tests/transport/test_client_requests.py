@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error
-from servicekit.call import Kind
+from servicekit.call import Call, Kind
 from servicekit.clock import settle
-from servicekit.endpoint import Message
+from servicekit.endpoint import Endpoint, Message
 from servicekit.memory import MemoryNetwork
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
@@ -461,3 +461,25 @@ async def test_a_client_stream_has_exactly_one_response(messages: int) -> None:
             await stub_of(channel).Sum(numbers(1))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     await listener.stop(0.0)
+
+
+@both
+async def test_two_tasks_of_a_servicer_read_at_once(over: Over) -> None:
+    """Each message goes to one of them, also from a stream that a middleware has put in the place of the client's."""
+
+    async def replacing(requests: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        return await next(passed_on(requests), call)
+
+    async def passed_on(requests: Message) -> AsyncIterator[Message]:
+        async for message in requests:
+            await asyncio.sleep(0)
+            yield message
+
+    async def halves(requests: AsyncIterator[SumRequest], context: Context) -> SumResponse:
+        async def total() -> int:
+            return sum([message.number async for message in requests])
+
+        return SumResponse(total=sum(await asyncio.gather(total(), total())))
+
+    async with pair(echo(Sum=halves), over=over, middleware=[replacing]) as ends:
+        assert (await stub_of(ends.channel).Sum(numbers(*range(10)))).total == sum(range(10))

@@ -175,10 +175,13 @@ class Reader:
             self._iterator = aiter(self._request)
         if isinstance(self._iterator, _Pass):
             return await anext(self._iterator)
-        if self._pending is None:
-            self._pending = asyncio.ensure_future(_read(self._iterator))
-        await asyncio.wait([self._pending])
-        read, self._pending = self._pending, None
+        read: asyncio.Task[Any] | None = None
+        while read is None or read is not self._pending:  # a second reader may have waited for it too, and have it
+            if self._pending is None:
+                self._pending = asyncio.ensure_future(_read(self._iterator))
+            read = self._pending
+            await asyncio.wait([read])
+        self._pending = None
         message = read.result()
         if message is _LAST:
             raise StopAsyncIteration
