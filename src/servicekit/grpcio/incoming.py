@@ -52,8 +52,6 @@ class GrpcioIncoming:
     _started = False  # headers are on their way
     _headed = False  # a message is out, and the headers with it
     _flowing = False  # ... and core holds none that nobody waits for
-    _writer: asyncio.Future[None] | None = None  # what core will resolve when it wants more
-    _released = False
     _compressing = False
     _plain = False
     _reading: Kept[Any] | None = None
@@ -131,21 +129,14 @@ class GrpcioIncoming:
             return
         # Kept would cost more than all else about a message. Core's coroutine is stepped here, for to know the future
         # that it waits for; what a cancellation leaves with core is made good by the next message, which waits for it.
+        # Kept would cost more than all else about a message. What a cancellation leaves with core is made good by the next
+        # message, which waits for it; a task that still waits here when the RPC is over does so until core lets go of it.
         self._flowing = False
-        writing = self._context.write(data)
         try:
-            while True:
-                self._writer = future = writing.send(None)
-                future._asyncio_future_blocking = False  # noqa: SLF001 - as a Task does: "you were awaited"
-                await future
-        except StopIteration:
-            self._flowing = True
+            await self._context.write(data)
         except grpc.aio.BaseError:  # over: aborted, reset, or the server was stopped
             raise Ended from None
-        except asyncio.CancelledError:
-            if self._released and not _cancelled(self._loop):
-                raise Ended from None
-            raise
+        self._flowing = True
 
     async def finish(self, status: Status, data: bytes | None = None) -> None:
         """End the RPC; the first call wins. Core is told in the loop's next turn, after what is still being sent."""
@@ -201,8 +192,6 @@ class GrpcioIncoming:
                 self._reading.drop()
             if self._writing is not None:
                 self._writing.drop()
-            if self._writer is not None:
-                self._released = self._writer.cancel()
 
     async def _answer(self, *, answers: bool) -> bytes | None:
         status = self._status or _UNFINISHED
@@ -286,8 +275,3 @@ class GrpcioIncoming:
                 _LOGGER.exception("a callback at the end of %s failed", self.head.path)
         self._callbacks = ()
         self._tally.leave()
-
-
-def _cancelled(loop: asyncio.AbstractEventLoop) -> bool:
-    task = asyncio.current_task(loop)
-    return task is not None and bool(task.cancelling())

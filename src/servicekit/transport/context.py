@@ -16,7 +16,7 @@ from .requests import Reader
 from .status import GRPC_CODES, as_tuple, code_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
     from servicekit.call import Call
     from servicekit.wire import Incoming
@@ -39,6 +39,9 @@ class Carrier(Protocol):
 
     async def send(self, call: Call, message: object) -> None:
         """Send one response message; returns when more is welcome."""
+
+    async def send_all(self, call: Call, messages: AsyncIterator[Any]) -> None:
+        """Send all messages, and close the generator that yields them."""
 
     def send_headers(self, call: Call) -> None:
         """Send the initial metadata now. Raises RuntimeError when it is out already."""
@@ -87,9 +90,9 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         """Send one response message; to be awaited, returns when more is welcome."""
         return self._exchange.send(self._call, message)
 
-    def writer(self) -> Callable[[Any], Coroutine[Any, Any, None]]:
-        """Return ``write`` without the detour by this object, for who writes many messages."""
-        return functools.partial(self._exchange.send, self._call)
+    def write_all(self, messages: AsyncIterator[Any]) -> Coroutine[Any, Any, None]:
+        """Send all that an async generator yields, and close it; to be awaited."""
+        return self._exchange.send_all(self._call, messages)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """Send the initial metadata, and what middleware added to it, now. Raises RuntimeError the second time."""

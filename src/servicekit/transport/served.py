@@ -153,6 +153,34 @@ class Served:
         """Send one response message."""
         if call.failure is not None:
             await self.check(call)
+        data = self._outgoing(message, call)
+        try:
+            await self.incoming.send(data)
+        except Ended:
+            await asyncio.sleep(0)  # as above; most are cancelled here
+            raise self.over(call) from None
+
+    async def send_all(self, call: Call, messages: AsyncIterator[Any]) -> None:
+        """Send what an async generator of the servicer's yields: as ``send`` does, one coroutine a message cheaper."""
+        send = self.incoming.send
+        try:
+            async for message in messages:
+                if call.failure is not None:
+                    await self.check(call)
+                data = self._outgoing(message, call)
+                try:
+                    await send(data)
+                except Ended:
+                    await asyncio.sleep(0)
+                    raise self.over(call) from None
+        finally:
+            # However this ends, the generator's own clean-up runs now, in this task, and not when it is collected.
+            close = getattr(messages, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _outgoing(self, message: object, call: Call) -> bytes:
+        """Return what goes out for ``message``, with the headers ahead of it."""
         try:
             if not self._method.downloads:  # a second message would leave clients of grpc core waiting for ever
                 msg = f"{call.path} has one response, which is returned, not sent"
@@ -171,11 +199,7 @@ class Served:
         self.committed = True
         if not self.headers_sent:
             self.send_headers(call)
-        try:
-            await self.incoming.send(data)
-        except Ended:
-            await asyncio.sleep(0)  # as above; most are cancelled here
-            raise self.over(call) from None
+        return data
 
     async def check(self, call: Call) -> None:
         """Raise what ``call`` has failed with; whoever swallowed that, and comes here again, is cancelled.

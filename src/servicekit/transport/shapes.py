@@ -11,7 +11,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .threads import run_plain, write_all
+from .threads import run_plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _generator(function: Callable[..., Any]) -> Behaviour:
     async def produce(request: Any, context: Context) -> None:
-        await write_all(function(request, context), context)
+        await context.write_all(function(request, context))
 
     return produce
 

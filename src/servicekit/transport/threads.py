@@ -48,7 +48,7 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
             if response is None:
                 return None
             if hasattr(response, "__aiter__"):
-                await write_all(response, context)
+                await context.write_all(response)
             else:
                 await _write_each(iter(response), context, in_thread)
         finally:
@@ -60,19 +60,6 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
 
 _LAST = object()
 InThread: TypeAlias = "Callable[..., asyncio.Future[Any]]"
-
-
-async def write_all(messages: AsyncIterator[Any], context: Context) -> None:
-    """Write what an async generator of the servicer's yields."""
-    write = context.writer()
-    try:
-        async for message in messages:
-            await write(message)
-    finally:
-        # However this ends, the generator's own clean-up runs now, in this task, and not when it is collected.
-        close = getattr(messages, "aclose", None)
-        if close is not None:
-            await close()
 
 
 async def _write_each(iterator: Iterator[Any], context: Context, in_thread: InThread) -> None:
