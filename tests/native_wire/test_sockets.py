@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import socket
 from pathlib import Path
 
 import pytest
 
+from servicekit.call import Kind
+from servicekit.clock import SystemClock
+from servicekit.native.server import NativeListener
 from servicekit.native.sockets import listening, peer_name, release
-from servicekit.wire import BindError
+from servicekit.wire import BindError, Incoming, Route, Status
+
+
+async def finish(incoming: Incoming) -> None:
+    await incoming.finish(Status(), b"")
+
+
+ROUTE = Route(kind=Kind.UNARY, serve=finish)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +126,20 @@ def test_a_listening_socket_may_be_handed_in() -> None:
 def test_peers_are_spelled_as_grpc_core_does(name: object, peer: str) -> None:
     """Code that reads ``context.peer()`` finds what it knows."""
     assert peer_name(name) == peer
+
+
+async def test_a_connection_that_comes_at_the_last_moment_is_closed() -> None:
+    """What asyncio has accepted in the turn in which its server is closed it forgets, and never closes."""
+    for turns in range(4):
+        listener = NativeListener(SystemClock())
+        address = listener.bind("127.0.0.1:0")
+        await listener.start(lambda _: ROUTE)
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await listener.stop(0)
+            client.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            with contextlib.suppress(ConnectionResetError):
+                while await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1024), 5):
+                    pass
+        gc.collect()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from servicekit.clock import Clock
     from servicekit.wire import Route
 
+_TURNS: Final = 3
+"""Turns of the loop from accepting to ``connection_made``. What asyncio has accepted when its server is closed it loses,
+and never closes."""
 _FLUSH: Final = 2.0
 """Seconds that clients have to take the last of what was written, and to say goodbye, when all RPCs have ended."""
 
@@ -104,6 +107,11 @@ class NativeListener:
         shared = self._shared
         if not shared.stopping:
             shared.stopping = True
+            for server in self._servers:
+                for sock in server.sockets:
+                    shared.loop.remove_reader(sock.fileno())
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             self._release()
             for member in list(shared.members):
                 member.drain()
@@ -123,6 +131,7 @@ class NativeListener:
                 member.abort()
             while shared.members:
                 await shared.changed.wait()
+        shared.over = True
         shared.wheel.stop()
 
     async def _wait(self, seconds: float, over: Callable[[], bool]) -> None:

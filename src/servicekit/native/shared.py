@@ -51,6 +51,8 @@ class Shared:
         self.wheel = Wheel(clock)
         self.route: Callable[[str], Route]
         self.stopping = False
+        self.over = False
+        """The listener has stopped: nobody would end a connection that is made now, as by a slow TLS handshake."""
         self.members: set[Member] = set()
         self.serving: set[Served] = set()
         self.refused = 0
@@ -63,7 +65,9 @@ class Shared:
         self.buffer = memoryview(bytearray(READ))
 
     def admit(self, member: Member) -> bool:
-        """Let a connection in, and return True, unless there are too many."""
+        """Let a connection in, and return True, unless there are too many, or the listener is gone."""
+        if self.over:
+            return False
         if len(self.members) >= self.options.connections:
             self.refused += 1
             return False
