@@ -107,12 +107,7 @@ class NativeListener:
         shared = self._shared
         if not shared.stopping:
             shared.stopping = True
-            for server in self._servers:
-                for sock in server.sockets:
-                    shared.loop.remove_reader(sock.fileno())
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-            self._release()
+            await self._accept_no_more()
             for member in list(shared.members):
                 member.drain()
         # A connection that has nothing left to do, and whose client knows, closes by itself.
@@ -133,6 +128,14 @@ class NativeListener:
                 await shared.changed.wait()
         shared.over = True
         shared.wheel.stop()
+
+    async def _accept_no_more(self) -> None:
+        for server in self._servers:
+            for sock in server.sockets:
+                self._shared.loop.remove_reader(sock.fileno())
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        self._release()
 
     async def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Return when ``over()`` holds, or ``seconds`` have passed."""
