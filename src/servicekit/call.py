@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
 from .errors import Code, Error, code_of
 from .metadata import Metadata
@@ -148,7 +148,7 @@ class Call:
     ended: float | None = None
     again = ""  # the link that makes this attempt after or beside an earlier one
     waited = 0.0  # for how many seconds that link has waited first
-    attempts: tuple[Call | Attempt, ...] = ()  # on the call itself, from transport: an Attempt is one that has failed
+    attempts: tuple[Call | Attempt | Succeeded, ...] = ()  # on the call itself, from transport: a Call is still at work
     _notes: list[Note] | None = None
     _state: dict[str, object] | None = None
     _headers: Metadata | None = None
@@ -378,8 +378,6 @@ class Call:
     def settle(self) -> None:
         """Hand what this attempt brought back to the call it was forked from. Called by transport on success."""
         origin = self.origin
-        if origin is not None and self.ended is None:
-            self.ended = self.clock.time()
         while origin is not None:
             origin.headers, origin.trailers = self.headers, self.trailers
             origin.instance, origin.peer = self.instance, self.peer
@@ -409,6 +407,17 @@ class Call:
         time = "" if left is None else f", {left:.3f}s left"
         attempt = f", attempt {self.attempt}" if self.origin is not None else ""
         return f"<Call {self.path} {self.method.kind.value} on the {self.side.value}{attempt}{time}>"
+
+
+class Succeeded(NamedTuple):
+    """An attempt that went well: what is told of it, without holding the Call, which would be a circle."""
+
+    number: int
+    instance: str
+    again: str
+    waited: float
+    began: float
+    ended: float
 
 
 class Waiting:

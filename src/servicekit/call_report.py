@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .call import Call
+from .call import Call, Succeeded
 from .errors import Attempt, CallReport, Code, Decision, Error
 
 
@@ -36,6 +36,12 @@ def failed(call: Call, error: BaseException) -> Attempt:
     # The name only: what an exception says was not meant for others, and it holds everything that was at work.
     code = Code.UNKNOWN if isinstance(error, Exception) else call.outcome(error)
     return _attempt(call, now, since, code=code, message=type(error).__name__)
+
+
+def succeeded(call: Call) -> Succeeded:
+    """Return what became of the attempt ``call``, which has just succeeded."""
+    instance = call.instance or call.peer
+    return Succeeded(call.attempt or 1, instance, call.again, call.waited, call.began, call.clock.time())
 
 
 def _attempt(  # noqa: PLR0913 - what an Error has
@@ -83,10 +89,17 @@ def _report_of(call: Call) -> CallReport:
     )
 
 
-def _told(attempt: Call | Attempt, since: float, now: float) -> Attempt:
-    """Return what became of an attempt that has not failed."""
+def _told(attempt: Call | Attempt | Succeeded, since: float, now: float) -> Attempt:
     if isinstance(attempt, Attempt):
         return attempt
-    if attempt.ended is None:
+    if isinstance(attempt, Call):
         return _attempt(attempt, now, since, code=None)
-    return _attempt(attempt, attempt.ended, since, code=Code.OK)
+    return Attempt(
+        number=attempt.number,
+        instance=attempt.instance,
+        again=attempt.again,
+        waited=attempt.waited,
+        code=Code.OK,
+        started=attempt.began - since,
+        seconds=attempt.ended - attempt.began,
+    )

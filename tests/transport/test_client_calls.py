@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 from servicekit import CallError, Code, Error
 from servicekit.call import Call, Kind
 from servicekit.clock import settle
-from servicekit.endpoint import Endpoint, Message
+from servicekit.endpoint import Endpoint, Message, Middleware
+from servicekit.middleware.retry import Retry
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import EchoRequest, ExpandRequest, ExpandResponse, SumResponse
@@ -328,3 +332,37 @@ async def test_one_task_reads_at_a_time(over: Over) -> None:
             await call.read()
         assert (await first).index == 0
         assert await call.read() is grpc.aio.EOF
+
+
+@both
+@every_kind
+@pytest.mark.parametrize("retried", [False, True], ids=["plain", "retried"])
+@pytest.mark.parametrize("end", ["answer", "error", "cancel"])
+async def test_a_call_that_is_over_is_let_go_of(end: str, retried: bool, kind: Kind, over: Over) -> None:  # noqa: FBT001 - a parameter
+    """With its last reference all of it goes: no circle is left behind, which only the collector would find."""
+    calls: list[weakref.ref[Call]] = []
+    held = Held()
+
+    async def noting(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        calls.append(weakref.ref(call))
+        return await next(request, call)
+
+    async def failing(request: Message, context: Context) -> None:
+        raise Error(Code.NOT_FOUND, "no such thing")
+
+    methods = {"answer": {}, "error": all_methods(failing), "cancel": all_methods(held.method)}[end]
+    links: list[Middleware] = [noting, Retry(), noting] if retried else [noting]
+    async with pair(echo(**methods), over=over, client=links) as ends:
+        gc.disable()
+        try:
+            call = begin(ends.channel, kind)
+            if end == "cancel":
+                await held.begun.wait()
+                call.cancel()
+            with contextlib.suppress(CallError, asyncio.CancelledError):
+                await finish(call, kind)
+            del call
+            await settle()
+            assert [each() for each in calls] == [None] * len(links[::2])
+        finally:
+            gc.enable()

@@ -38,7 +38,8 @@ class Sender:
     async def __call__(self, request: Any, call: Call) -> Any:
         """Make one attempt. Raises Error for every way to fail but the caller's own iterator's."""
         exchange = call._exchange  # noqa: SLF001 - transport made it
-        assert isinstance(exchange, Exchange)  # noqa: S101 - one chain, one transport
+        if not isinstance(exchange, Exchange):
+            raise Error(Code.CANCELLED, "the call is over")
         exchange.begin(call)
         kind = call.method.kind
         response = None
@@ -69,6 +70,7 @@ class Sender:
             exchange.failed(call, error)
             raise
         call.settle()
+        exchange.succeeded(call)
         return response
 
     def _encoded(self, request: Any, call: Call) -> bytes:
@@ -125,7 +127,10 @@ class Sender:
                 failure = await _ended(pump) or failure
         if failure is not None:
             exchange.unbind(attempt, failure)
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # it holds this frame, which must not hold it
         attempt.on_the_wire = False
         return None if response is END else response
 
@@ -156,6 +161,8 @@ class Sender:
             writes = exchange.writes
             if writes is not None and call.method.kind.response_streaming and await attempt.unread():
                 writes.refuse()
+        except asyncio.CancelledError:
+            stream.cancel()  # and no more: the attempt that this is a part of is over, or is by now
         except BaseException:
             stream.cancel()
             raise

@@ -141,6 +141,8 @@ class _Call:
             return
         if isinstance(error, Error):
             raise CallError(error, inherited=self._exchange.inherited)
+        if isinstance(error, asyncio.CancelledError):
+            raise asyncio.CancelledError  # a new one: each raise adds its frames, which hold this
         raise error
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
-from servicekit.call_report import failed, report
+from servicekit.call_report import failed, report, succeeded
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Security
 
@@ -120,9 +120,14 @@ class Exchange(Handover):
         self.bound = None  # who takes from it just now holds it; a good answer was taken before its chain ended
         if isinstance(error, Error):
             error.report = report(call)
+            error.__traceback__ = None  # frames that hold this: the caller sees that of the CallError
+        # Nothing that is over needs the call to hold this. With the circle cut, all of it goes when the last of them
+        # does; left to the collector, that is a good part of what a call costs.
+        call._exchange = _OVER[self.committed]  # noqa: SLF001 - transport made it
         self._under_way.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self.wake()
         callbacks, self._on_done = self._on_done, []
         for callback in callbacks:
@@ -162,6 +167,12 @@ class Exchange(Handover):
         """Take note of how the attempt ``call`` has failed."""
         told = failed(call, error)
         self.call.attempts = tuple(told if each is call else each for each in self.call.attempts)
+
+    def succeeded(self, call: Call) -> None:
+        """Take note that the attempt ``call`` has succeeded."""
+        told = succeeded(call)
+        root = self.call
+        root.attempts = tuple([told if each is call else each for each in root.attempts])
 
     def _check_uncommitted(self) -> None:
         if self.committed and self.failure is not None:
@@ -220,6 +231,31 @@ class Exchange(Handover):
         if not self.over:
             self.stopping = True
             self.task.cancel()
+
+
+class _Over:
+    """What a call that is over has in the place of its exchange: nothing is under way, and nothing can be begun."""
+
+    draining = None
+
+    def __init__(self, *, committed: bool) -> None:
+        self.committed = committed
+
+    @staticmethod
+    def security() -> Security:
+        return Security()
+
+    async def send(self, call: Call, message: object) -> None:  # noqa: ARG002 - the message goes nowhere
+        raise call.failure or Error(Code.CANCELLED, "the call is over")
+
+    def limit(self, call: Call) -> None:
+        pass
+
+    def stop(self, call: Call) -> None:
+        pass
+
+
+_OVER = (_Over(committed=False), _Over(committed=True))
 
 
 def by_caller() -> Error:
