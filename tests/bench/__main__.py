@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,17 @@ async def measured(bench: Bench, groups: Sequence[Group]) -> tuple[dict[str, Sam
     """Return the samples by group, and the lines of the table."""
     results: dict[str, Samples] = {}
     lines: list[str] = []
-    for group in groups:
+    for whole in groups:
+        absent = {subject.name: reason for subject in whole.subjects if (reason := bench.absent(subject))}
+        group = replace(whole, subjects=tuple(subject for subject in whole.subjects if subject.name not in absent))
+        left_out = [
+            f"{subject.label}: left out, {absent[subject.name]}" for subject in whole.subjects if subject.name in absent
+        ]
+        if whole.subjects[0].name in absent:
+            lines += ["", f"{whole.title}.", *left_out]
+            continue
         results[group.name], load = await bench.run(group)
-        lines += ["", *rows(group, results[group.name], load)]
+        lines += ["", *rows(group, results[group.name], load), *left_out]
     return results, lines
 
 

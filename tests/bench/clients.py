@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from servicekit import connect
-from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse, SumResponse
 
-from .echo import MESSAGES, STREAM, UNARY
+from .echo import CHAT, LINE, MESSAGES, NUMBER, STREAM, UNARY
 from .stats import quantile
 from .worker import answer, run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 CHANNELS: Final[dict[str, Callable[[str], grpc.aio.Channel]]] = {
     "bare": grpc.aio.insecure_channel,
@@ -36,10 +37,14 @@ async def generate(name: str) -> None:
             port: int = question["port"]
             if port not in channels:
                 channels[port] = await open_channels.enter_async_context(CHANNELS[name](f"127.0.0.1:{port}"))
-            once = _streaming if question["streaming"] else _unary
-            return await _timed(
-                once(channels[port], question["path"]), calls=question["calls"], at_once=question["at_once"]
-            )
+            channel, path = channels[port], question["path"]
+            if question["uploading"]:
+                once = _uploading(channel, path, streaming=question["streaming"])
+            elif question["streaming"]:
+                once = _streaming(channel, path)
+            else:
+                once = _unary(channel, path, payload=question["payload"], fresh=question["fresh"])
+            return await _timed(once, calls=question["calls"], at_once=question["at_once"])
 
         await answer(load)
 
@@ -63,13 +68,44 @@ async def _timed(once: Callable[[], Awaitable[None]], *, calls: int, at_once: in
     return {"seconds": seconds, "used": used, "p50": quantile(taken, 0.5), "p99": quantile(taken, 0.99)}
 
 
-def _unary(channel: grpc.aio.Channel, path: str) -> Callable[[], Awaitable[None]]:
+def _unary(channel: grpc.aio.Channel, path: str, *, payload: int, fresh: bool) -> Callable[[], Awaitable[None]]:
     method: Any = channel.unary_unary(path, EchoRequest.SerializeToString, EchoResponse.FromString)
+    request = EchoRequest(text=UNARY.text, payload=bytes(payload))
 
     async def once() -> None:
-        response: EchoResponse = await method(UNARY)
-        if response.text != UNARY.text:
+        if fresh:
+            own = [
+                ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"),
+                ("x-request-id", secrets.token_hex(8)),
+            ]
+            response: EchoResponse = await method(request, metadata=own, timeout=10)
+        else:
+            response = await method(request)
+        if response.text != request.text:
             msg = f"{path} answered {response!r}"
+            raise ValueError(msg)
+
+    return once
+
+
+def _uploading(channel: grpc.aio.Channel, path: str, *, streaming: bool) -> Callable[[], Awaitable[None]]:
+    """Return what sends a stream of messages and counts what comes back; their bytes need no codec here."""
+    request = (LINE if path == CHAT else NUMBER).SerializeToString()
+    method: Any = (channel.stream_stream if streaming else channel.stream_unary)(path)
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(MESSAGES):
+            yield request
+
+    async def once() -> None:
+        count = 0
+        if streaming:
+            async for _ in method(requests()):
+                count += 1
+        else:
+            count = SumResponse.FromString(await method(requests())).count
+        if count != MESSAGES:
+            msg = f"{path} answered with {count} messages"
             raise ValueError(msg)
 
     return once

@@ -28,14 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MESSAGES = 500
-"""How many messages one call to Expand asks for."""
+"""How many messages a stream has, in either direction."""
 
 ECHO = "/servicekit.testing.v1.EchoService/Echo"
 EXPAND = "/servicekit.testing.v1.EchoService/Expand"
+SUM = "/servicekit.testing.v1.EchoService/Sum"
+CHAT = "/servicekit.testing.v1.EchoService/Chat"
 
 # About 100 bytes on the wire, in both directions.
 UNARY = EchoRequest(text="how much is a call?", payload=bytes(75))
 STREAM = ExpandRequest(text="how much is a message?", count=MESSAGES, payload=bytes(75))
+NUMBER = SumRequest(number=7, payload=bytes(94))
+LINE = ChatRequest(text="how much is a message? " * 4)
 
 _PACKAGE = "servicekit.bench.v1"
 

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from .load import Generator, h2load
+from .load import Generator, on_server
+from .peers import grpc_go, pygrpc_native
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -67,6 +68,16 @@ class Bench:
     h2load: bool = True  # False: not even where it is installed
     progress: Callable[[str], object] = print
 
+    def absent(self, subject: Subject) -> str:
+        """Return why ``subject`` cannot be measured here; nothing when it can."""
+        if subject.server == "grpc-go":
+            return grpc_go().missing
+        if subject.server == "pygrpc-native":
+            return pygrpc_native().missing
+        if subject.shape.tls and on_server(subject.shape, h2=self.h2load) is None:
+            return "only h2load makes load over TLS"
+        return ""
+
     async def run(self, group: Group) -> tuple[Samples, str]:
         """Measure all of ``group``; returns the samples and the name of the load."""
         samples: Samples = {subject.name: [] for subject in group.subjects}
@@ -86,12 +97,12 @@ class Bench:
     async def _set_up(self, subject: Subject, processes: contextlib.AsyncExitStack) -> _Setup:
         """Start what ``subject`` needs: the process under test on its core, the other one on the other."""
         loop = subject.loop or self.loop
-        on_server, on_client = self.cores.tested, self.cores.other
+        its_core, on_client = self.cores.tested, self.cores.other
         if subject.client is not None:
-            on_server, on_client = on_client, on_server
-        server = await processes.enter_async_context(_worker("servers", subject.server, loop, on_server))
+            its_core, on_client = on_client, its_core
+        server = await processes.enter_async_context(_worker("servers", subject.server, loop, its_core))
         port: int = (await server.ask())["port"]
-        load: Load | None = h2load() if self.h2load and subject.client is None else None
+        load: Load | None = on_server(subject.shape, h2=self.h2load) if subject.client is None else None
         if load is None:
             client = await processes.enter_async_context(_worker("clients", subject.client or "bare", loop, on_client))
             load = Generator(client, "a client process" if subject.client else "a grpc.aio client process")

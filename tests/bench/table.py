@@ -24,6 +24,7 @@ machine's, or with another day's. A limit is broken when all of the interval is 
 median is."""
 
 _WIDTH: Final = 44
+_SMALL: Final = 0.2  # below it a third place tells something
 
 
 def rows(group: Group, samples: Samples, load: str) -> list[str]:
@@ -74,6 +75,7 @@ def _parts(samples: Sequence[Sample]) -> tuple[list[float], ...]:
 
 
 def _shown(found: Estimate) -> str:
+    places = 2 if found.median >= _SMALL else 3
     if not math.isfinite(found.low):
-        return f"{found.median:.2f} [too few]"
-    return f"{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        return f"{found.median:.{places}f} [too few]"
+    return f"{found.median:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"

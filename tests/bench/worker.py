@@ -66,13 +66,14 @@ class Worker:
 async def answer(reply: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
     """Answer every question on standard input with ``reply``, in a worker's process; return when nobody asks any more.
 
-    ``cpu`` is added to every answer: the seconds of CPU, user and system, that this process has used, all threads.
+    ``cpu`` is added to an answer without it: the seconds of CPU, user and system, that this process has used, all
+    threads.
     """
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         answered = await reply(json.loads(line))
-        print(json.dumps({**answered, "cpu": time.process_time()}), flush=True)
+        print(json.dumps({"cpu": time.process_time(), **answered}), flush=True)
 
 
 def run(work: Coroutine[Any, Any, None], *, loop: str, core: int | None) -> None:
