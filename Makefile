@@ -4,6 +4,7 @@ VENV ?= .venv
 ADDRESS ?= 127.0.0.1:50051
 WIRE ?= grpcio
 N ?= 50
+SECONDS ?= 3600
 
 UV_VERSION := 0.13.8
 
@@ -119,6 +120,10 @@ flake: $(STAMP) ## run the tests N times (50), up to the first failure
 .PHONY: soak
 soak: $(STAMP) ## run the system tests at full size, for minutes on an idle machine, and print their figures
 	SOAK=1 $(PY) -m pytest -rP -m system tests/system
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## say whatever may be said to the HTTP/2 connection and gRPC's parsers, for SECONDS (3600)
+	$(PY) -m tests.fuzz $(SECONDS)
 
 .PHONY: bench
 bench: $(STAMP) ## measure what a call costs
