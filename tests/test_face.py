@@ -13,6 +13,7 @@ BindError
 Call
 CallError(error, *, inherited)
 CallReport(*, method, attempts, decisions, waited, seconds)
+Certificates(*, key, chain, client_authorities)
 Clock
 Code
 Deadline(*, default, cap, doomed)
@@ -34,6 +35,7 @@ health, reflection, wire, clock)
 Side
 SystemClock()
 Telemetry(*, log, traces, metrics, level, stream, clock, old_names)
+TlsCredentials(*, certificates, client)
 chain(*middleware)
 client_interceptors(middleware, *, clock)
 connect(target, *, middleware, telemetry, credentials, interceptors, options, compression, wire, clock)

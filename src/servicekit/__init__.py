@@ -14,6 +14,7 @@ from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
 from .errors import CallReport, Code, Error
 from .middleware import AccessLog, Deadline, LoadShedding, Recovery, RequestId, Retry, standard, standard_client
+from .native.tls import Certificates, TlsCredentials
 from .process.drain import Drain, Exit
 from .server import Server
 from .telemetry import Telemetry
@@ -27,6 +28,7 @@ __all__ = [
     "Call",
     "CallError",
     "CallReport",
+    "Certificates",
     "Clock",
     "Code",
     "Deadline",
@@ -47,6 +49,7 @@ __all__ = [
     "Side",
     "SystemClock",
     "Telemetry",
+    "TlsCredentials",
     "chain",
     "client_interceptors",
     "connect",
