@@ -349,11 +349,12 @@ async def test_initial_metadata_that_nobody_sent_goes_with_the_answer(over: Over
     assert answer.header("from") == ["middleware"]
 
 
+@pytest.mark.parametrize("over", ["socket", "native"])
 @KINDS
 async def test_a_response_above_the_limit_is_logged_as_what_the_client_gets(
-    kind: Kind, caplog: pytest.LogCaptureFixture
+    over: Over, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Core refuses to send it and answers RESOURCE_EXHAUSTED by itself, below everything that counts and logs."""
+    """A wire would refuse to send it and answer RESOURCE_EXHAUSTED by itself, below everything that counts and logs."""
     log = Log(caplog)
     large = RESPONSES[kind](payload=bytes(1000)) if kind is not Kind.CLIENT_STREAM else SumResponse(total=1, count=1)
 
@@ -366,7 +367,7 @@ async def test_a_response_above_the_limit_is_logged_as_what_the_client_gets(
 
     async with pair(
         serving(kind, many if kind.response_streaming else one),
-        over="socket",
+        over=over,
         middleware=standard(log.telemetry),
         options=[("grpc.max_send_message_length", 3)],
     ) as ends:

@@ -43,6 +43,8 @@ class NativeListener:
     def __init__(self, clock: Clock, *, options: NativeOptions | None = None, compression: str | None = None) -> None:
         """Bind nothing yet. ``compression`` is what responses are compressed with where the client understands it."""
         self._shared = Shared(NativeOptions() if options is None else options, clock, compression)
+        self.largest = self._shared.options.sent
+        """Bytes of the largest message that is sent."""
         self._clock = clock
         self._bound: list[tuple[Sockets, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server] = []
