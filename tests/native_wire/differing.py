@@ -260,8 +260,8 @@ async def _outcome(channel: grpc.aio.Channel, servicer: Servicer, plan: Plan) ->
     if plan.end.by == "hang" and plan.cancel:
         # All that was sent before is there when the call is cancelled, or it would be a race.
         await servicer.hanging.wait()
-        if plan.headers_sent != "never":
-            await call.initial_metadata()
+        if plan.headers and plan.headers_sent != "never" and plan.kind is not Kind.UNARY:
+            await call.initial_metadata()  # the client tells of none, and of those of a unary call, with the response
         if not plan.kind.response_streaming or not plan.responses:
             call.cancel()
     await taking

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
@@ -210,6 +211,11 @@ def compared(examples: int) -> None:
             compare()
         finally:
             runner.run(opening.__aexit__(None, None, None))
+
+
+@pytest.fixture(autouse=True)
+def _a_quiet_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "servicekit")
 
 
 def test_a_client_sees_the_same() -> None:
