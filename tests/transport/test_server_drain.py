@@ -25,6 +25,7 @@ from .servers import KINDS, OVER, Log, answer_of, answered, ask, health_of, meth
 Grpc = grpc.StatusCode
 NOW = Drain(delay=0.0, grace=0.0)
 THREE_MB = 3 * 1024 * 1024
+SOCKETS = pytest.mark.parametrize("over", ["socket", "native"])
 
 
 class Gate:
@@ -49,8 +50,9 @@ async def gone(ends: Pair, seconds: float = 0.0) -> Exit:
     return await passing(ends, seconds, answered(ends.server.drain()))
 
 
+@SOCKETS
 @pytest.mark.parametrize("how", ["drain", "stop"])
-async def test_no_reply_is_lost_that_was_on_its_way(how: str) -> None:
+async def test_no_reply_is_lost_that_was_on_its_way(over: Over, how: str) -> None:
     """Forty replies of 3 MB are in flight when the server goes, and forty arrive.
 
     A handler that has returned is no proof that its reply is out: a count that is kept there loses some of them.
@@ -61,7 +63,7 @@ async def test_no_reply_is_lost_that_was_on_its_way(how: str) -> None:
         await gate.echo(request, context)
         return EchoResponse(payload=bytes(THREE_MB))
 
-    async with pair(service(Echo=echo), over="socket", drain=Drain(delay=0.0, grace=20.0)) as ends:
+    async with pair(service(Echo=echo), over=over, drain=Drain(delay=0.0, grace=20.0)) as ends:
         asking = [asyncio.ensure_future(ask(ends.channel, patience=20.0)) for _ in range(40)]
         await until(lambda: gate.waiting == 40)
         going = asyncio.ensure_future(ends.server.drain() if how == "drain" else ends.server.stop(20.0))
@@ -139,13 +141,14 @@ async def test_a_server_says_so_before_it_goes() -> None:
         assert await going is Exit.DRAINED
 
 
-async def test_a_server_on_a_socket_goes_in_the_same_order() -> None:
+@SOCKETS
+async def test_a_server_on_a_socket_goes_in_the_same_order(over: Over) -> None:
     """Serving while it says that it will not be, and then not there."""
 
     async def echo(_request: object, _context: object) -> EchoResponse:
         return EchoResponse()
 
-    async with pair(service(Echo=echo), over="socket", drain=Drain(delay=0.2, grace=1.0)) as ends:
+    async with pair(service(Echo=echo), over=over, drain=Drain(delay=0.2, grace=1.0)) as ends:
         watch = health_of(ends.channel).Watch(HealthCheckRequest())
         assert (await answered(watch.read())).status == HealthCheckResponse.SERVING
         going = asyncio.ensure_future(ends.server.drain())

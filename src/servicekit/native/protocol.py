@@ -41,6 +41,8 @@ _NO_ROUTE: Final = Status(code=Code.INTERNAL, message="internal error")
 _GOING: Final = Status(code=Code.UNAVAILABLE, message="the server is shutting down")
 _QUIET: Final = frozenset({ErrorCode.NO_ERROR})  # codes that are nobody's fault
 _NEVER: Final = float("inf")
+_LINGER: Final = 1.0
+"""Seconds that a client has to close a connection that is over for us."""
 
 
 class Link(asyncio.BufferedProtocol):
@@ -73,6 +75,8 @@ class Link(asyncio.BufferedProtocol):
         self._paused = False  # the transport wants no more
         self._resting = False  # nothing is read, so that others have their turn
         self._lost = False
+        self._parting = False  # nothing more is said, nor listened to
+        self._accused = False  # of what ended the connection
         self._context = contextvars.copy_context()
 
     # asyncio's side
@@ -105,7 +109,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle what was read."""
-        if self._lost:
+        if self._lost or self._parting:
             return
         clock, calls = self._clock, self._calls
         now = self.now = clock.time()
@@ -260,6 +264,7 @@ class Link(asyncio.BufferedProtocol):
         elif isinstance(event, Terminated) and event.code not in _QUIET:
             _LOGGER.warning("the connection of %s is cut off: %s", self.peer, event.reason)
             self.shared.cut_off += 1
+            self._accused = True
 
     def _tick(self) -> None:
         for event in self.http2.tick(self._clock.time()):
@@ -269,11 +274,15 @@ class Link(asyncio.BufferedProtocol):
 
     def expire(self) -> None:
         """Do what time demands. Called by the wheel."""
-        if not self._lost:
+        if self._parting and not self._lost:
+            self._transport.close()
+        elif not self._lost:
             self._tick()
 
     def _schedule(self) -> None:
         """Let the wheel come when HTTP/2 next needs the time, and not before."""
+        if self._parting:
+            return
         self._leave()
         when = self.http2.next_tick()
         self.deadline = when
@@ -312,8 +321,10 @@ class Link(asyncio.BufferedProtocol):
             if self._paused:
                 break
         self._tell()
-        if http2.closed and not self._lost and not http2.pending:
-            transport.close()
+        if http2.closed and not self._parting and not http2.pending:
+            self._parting = True
+            # In a turn of its own: asyncio loses count when a transport is closed while it lets its protocol go on.
+            self._loop.call_soon(self._part, context=self._context)
 
     def _tell(self) -> None:
         """Let RPCs know what has left: who may send on, and who is gone."""
@@ -327,6 +338,25 @@ class Link(asyncio.BufferedProtocol):
             ended, self._ended = self._ended, []
             for answered in ended:
                 answered.gone()
+
+    def _part(self) -> None:
+        """Close, and lose nothing that is on its way.
+
+        A socket that is closed answers whatever still comes with a reset, and forgets what it has not sent: a client
+        that reads a large response, and opens its windows while it does, would lose the rest. So our half is closed
+        first, and the rest when the client has closed its own, as RFC 9112, section 9.6 advises.
+        """
+        if self._lost:
+            return
+        if self._accused:
+            self._transport.close()
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._leave()
+        self.now = self._clock.time()
+        self.deadline = self.now + _LINGER
+        self.shared.wheel.add(self, self.now)
 
     def ended(self, call: Answered, *, done: bool) -> None:
         """Take note that ``call`` is answered; ``done`` when nothing of it waits for the client."""
