@@ -168,7 +168,7 @@ async def test_a_deadline(kind: Kind, over: Over) -> None:
     """A call that ran out of time is DEADLINE_EXCEEDED, an error, on both sides."""
     spans, held = Spans(), Held()
     async with traced(spans, over, **all_methods(held.method)) as ends:
-        call = begin(ends.channel, kind, timeout=0.2)
+        call = begin(ends.channel, kind, timeout=0.5)
         await held.begun.wait()
         if over == "memory":
             await ends.clock.advance(0.2)

@@ -463,7 +463,7 @@ async def test_the_end_of_a_call_whose_first_answer_has_failed(end: str, over: O
 
     async with pair(echo(), over=over) as ends:
         channel = ends.connect(fallback)
-        call = begin(channel, Kind.UNARY, timeout=0.2 if end == "deadline" else None)
+        call = begin(channel, Kind.UNARY, timeout=0.5 if end == "deadline" else None)
         await looking.wait()
         if end == "close":
             await channel.close()

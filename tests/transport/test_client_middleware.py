@@ -337,9 +337,10 @@ async def test_what_a_middleware_sees_of_a_call(kind: Kind, over: Over) -> None:
 async def test_a_middleware_may_keep_time(kind: Kind, over: Over) -> None:
     """``call.limit`` brings the deadline forward for the caller and for the server."""
     remaining: list[float] = []
+    within = 0.1 if over == "memory" else 0.5  # over a socket with time to get there first, on a busy machine
 
     async def limiting(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
-        call.limit(call.clock.time() + 0.1)
+        call.limit(call.clock.time() + within)
         return await next(request, call)
 
     async def waiting(request: Message, context: Context) -> None:
@@ -353,7 +354,7 @@ async def test_a_middleware_may_keep_time(kind: Kind, over: Over) -> None:
         with pytest.raises(CallError) as caught:
             await finish(call, kind)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert 0 < remaining[0] <= 0.11
+    assert 0 < remaining[0] <= within * 1.1
 
 
 async def test_a_middleware_answers_although_nobody_is_there() -> None:
