@@ -23,10 +23,18 @@ from servicekit.testing import no_leaks
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 from servicekit.wire import Incoming, Route, Status
+from tests.http2.conversation import data, headers
 from tests.transport.servers import Context, service
 
 from .ground import OK, PREFACE, echo, frame, listening
 
+FIELDS = (
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":path", b"/a.B/C"),
+    (b"te", b"trailers"),
+    (b"content-type", b"application/grpc"),
+)
 ECHO = Route(kind=Kind.UNARY, serve=echo)
 
 
@@ -245,3 +253,32 @@ async def test_who_does_not_read_is_not_read_from() -> None:
     assert b"12345678" in transport.written[len(written) :]
     link.connection_lost(None)
     shared.wheel.stop()
+
+
+async def test_who_reads_nothing_is_closed_all_the_same() -> None:
+    """What is left to write for a client that was cut off keeps its connection for a second, and not for ever."""
+    clock = MovableClock()
+
+    async def endless(incoming: Incoming) -> None:
+        while True:
+            await incoming.send(bytes(60_000))
+
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(0.0)
+        async with listening(Route(kind=Kind.SERVER_STREAM, serve=endless), clock=clock) as (listener, address):
+            host, _, port = address.rpartition(":")
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, (host, int(port)))
+            wide = frame(4, 0, 0, b"\0\4" + (1 << 30).to_bytes(4, "big")) + frame(8, 0, 0, (1 << 30).to_bytes(4, "big"))
+            await loop.sock_sendall(
+                sock, PREFACE + wide + frame(4, 1, 0, b"") + headers(1, FIELDS) + data(1, bytes(5), end=True)
+            )
+            async with asyncio.timeout(10):
+                while not any(isinstance(one, Link) and one._paused for one in listener._shared.members):  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.005)
+                await clock.advance(20.5)
+                assert listener.cut_off == 1
+                await clock.advance(1.5)
+                while listener.connections:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.005)

@@ -25,6 +25,7 @@ from .statuses import REFUSED, refusal, trailers_only
 from .tls import H2, PLAINTEXT, security_of
 
 if TYPE_CHECKING:
+    from servicekit.clock import Timer
     from servicekit.http2.events import Event
     from servicekit.wire import Route
 
@@ -43,6 +44,7 @@ _QUIET: Final = frozenset({ErrorCode.NO_ERROR})  # codes that are nobody's fault
 _NEVER: Final = float("inf")
 _LINGER: Final = 1.0
 """Seconds that a client has to close a connection that is over for us."""
+_LAST_WORDS: Final = 1.0  # seconds to take them, for a client that was cut off
 
 
 class Link(asyncio.BufferedProtocol):
@@ -77,6 +79,7 @@ class Link(asyncio.BufferedProtocol):
         self._lost = False
         self._parting = False  # nothing more is said, nor listened to
         self._accused = False  # of what ended the connection
+        self._end: Timer | None = None  # of a connection that is over, whether the client reads the last of it or not
         self._context = contextvars.copy_context()
 
     # asyncio's side
@@ -188,6 +191,8 @@ class Link(asyncio.BufferedProtocol):
             return
         self._lost = True
         self._leave()
+        if self._end is not None:
+            self._end.cancel()
         calls = list(self._calls.values())
         self._calls.clear()
         self._gathering.clear()
@@ -261,10 +266,19 @@ class Link(asyncio.BufferedProtocol):
                 call.feed(b"", 0, end=True)
             else:
                 self._refuse(event.stream_id)
-        elif isinstance(event, Terminated) and event.code not in _QUIET:
-            _LOGGER.warning("the connection of %s is cut off: %s", self.peer, event.reason)
-            self.shared.cut_off += 1
-            self._accused = True
+        elif isinstance(event, Terminated):
+            if event.code not in _QUIET:
+                _LOGGER.warning("the connection of %s is cut off: %s", self.peer, event.reason)
+                self.shared.cut_off += 1
+                self._accused = True
+                self._end_within(_LAST_WORDS)
+            else:
+                self._end_within(self.shared.options.http2.stall_timeout)
+
+    def _end_within(self, seconds: float | None) -> None:
+        """Close in the end also when the client reads nothing: what is left to write would keep it for ever."""
+        if self._end is None and not self._lost and seconds is not None:
+            self._end = self._clock.call_at(self._clock.time() + seconds, self._transport.abort)
 
     def _tick(self) -> None:
         for event in self.http2.tick(self._clock.time()):
