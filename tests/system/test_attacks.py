@@ -242,7 +242,10 @@ async def a_server(words: tuple[str, ...], folder: Path) -> AsyncIterator[tuple[
 async def until_alone(
     channel: grpc.aio.Channel, before: Figures, attackers: list[asyncio.Task[None]]
 ) -> tuple[float, float]:
-    """The good client is served without an error, p99 < 150 ms; memory stays capped, and the attackers are gone in time."""
+    """Return when nobody but the good client was left, and the most memory until then, in MiB more than before.
+
+    ``attackers`` are those that notice their end.
+    """
     most = 0.0
     while True:
         figures = await tell(channel)
