@@ -47,7 +47,7 @@ HELLO = PREFACE + frame(4, 0, 0, b"") + SETTINGS_ACK
 
 
 class Figures(TypedDict):
-    """What a server tells: memory in MiB, CPU seconds of the loop's thread that callbacks of connections took."""
+    """What a server tells: memory in MiB at its peak, CPU seconds of the loop's thread that callbacks of connections took."""
 
     connections: int
     refused: int
@@ -80,8 +80,9 @@ def _framed(message: bytes) -> bytes:
 
 
 def memory() -> float:
-    """Return what this process has of the machine's memory, in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / (1 << 20)
+    """Return the most that this process has ever had of the machine's memory, in MiB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 async def serve(*words: str) -> None:

@@ -305,7 +305,7 @@ async def as_fast_as_it_can(attacker: Attacker) -> None:
         if free:
             ids = range(first, first + 2 * free, 2)
             first += 2 * free
-            await attacker.say(b"".join(unary(stream_id) for stream_id in ids) + update(0, 10 * free))
+            await attacker.say(b"".join(unary(stream_id) for stream_id in ids))
         if not (octets := await attacker.read()):
             return
         free = (rest + octets).count(ANSWERED)
