@@ -323,7 +323,7 @@ async def test_one_that_sends_as_fast_as_it_can(tmp_path: Path) -> None:
         await call(wait_for_ready=True)
         greedy = asyncio.create_task(attack(Attack(as_fast_as_it_can, 0), process.address))
         try:
-            offering = functools.partial(offer, call, "beside", RATE, SECONDS)
+            offering = functools.partial(offer, call, "beside", RATE, 3 * SECONDS)
             phase = await soundly(offering, stalls, process, settling=0.1, rounds=1)
             figures = await tell(channel)
         finally:
