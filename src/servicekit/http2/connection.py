@@ -202,7 +202,7 @@ class Connection:
         stream.trailers = fields
         return self._output.data(stream, b"")
 
-    def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> bool:
+    def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False) -> bool:
         """Queue content. Returns False when enough is waiting: go on after ``drained`` has named the stream.
 
         With ``end_stream`` it returns whether all is out, as ``send_headers`` does.

@@ -83,10 +83,10 @@ class Inbound:
     def parse(self, data: bytes, now: float, events: list[Event]) -> None:
         """Append the events of all whole frames; keep what is left. Raises ConnectionFault."""
         if self._partial:
-            self._partial += data
-            if len(self._partial) < self._wanted:
+            if len(self._partial) + len(data) < self._wanted:
+                self._partial += data
                 return
-            data = bytes(self._partial)
+            data = b"".join((self._partial, data))  # a copy less than through what is kept
             self._partial.clear()
         position = 0
         if not self._settled:
@@ -131,7 +131,12 @@ class Inbound:
                     self._continue(kind, flags, stream_id & STREAM_MASK, data[start:stop], now, events)
                 elif kind == DATA:
                     stream = opened.get(stream_id)
-                    if stream is None or flags > END_STREAM or not size or not stream.plain:
+                    if (
+                        stream is None
+                        or flags > END_STREAM
+                        or not size
+                        or not (stream.plain or (flags and size == stream.remaining))
+                    ):
                         messages.data(flags, stream_id & STREAM_MASK, data[start:stop], now, events)
                         continue
                     credit.window -= size
@@ -159,13 +164,16 @@ class Inbound:
                     fields = block.memo
                     if type(fields) is not RequestFields:
                         fields = headers.request(stream_id, block)
-                    if fields.content_length is not None:
+                    ends = flags == _ENDING_HEADERS
+                    if ends and fields.content_length is not None:
                         messages.open(stream_id, fields, flags, now, events)
                         continue
-                    ends = flags == _ENDING_HEADERS
-                    opened[stream_id] = Stream(
+                    stream = opened[stream_id] = Stream(
                         stream_id, HALF_REMOTE if ends else OPEN, self._output.initial_window, credit.stream_size
                     )
+                    if fields.content_length is not None:
+                        stream.remaining = fields.content_length
+                        stream.plain = False
                     streams.opened_at = now
                     append(RequestReceived(stream_id, fields, ends))
                 elif kind == HEADERS:

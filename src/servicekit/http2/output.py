@@ -99,7 +99,7 @@ class Output:
             last = END_HEADERS if start + most >= len(block) else 0
             self.write(frames.frame(CONTINUATION, last, stream_id, block[start : start + most]))
 
-    def data(self, stream: Stream, data: bytes) -> bool:
+    def data(self, stream: Stream, data: bytes | memoryview) -> bool:
         """Queue content, and what seals the stream behind it. Returns whether more is welcome."""
         size = len(data)
         if (

@@ -12,6 +12,7 @@ from servicekit.wire import END, Ended, Received, Status
 from .bell import Bell
 from .incoming import NativeIncoming
 from .messages import PREFIX, Messages
+from .options import KIB
 
 if TYPE_CHECKING:
     from servicekit.wire import Route
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _TURN_MESSAGES: Final = 256
 _LOOK_MESSAGES: Final = 16
 _TURN_SECONDS: Final = 0.002
+_GIVE_BACK: Final = 8 * KIB  # of credit at a time, while there are messages to take: no window is near to that small
 
 
 class OneRequest(NativeIncoming):
@@ -90,7 +92,7 @@ class ManyRequests(NativeIncoming):
     Credit for what it has not taken is kept back: a client that sends faster than it is read has to wait.
     """
 
-    _owed = 0  # credit of a message that is not whole
+    _owed = 0  # credit of what was taken, or is not whole
     _closed = False
     _taken = 0
     _turned = 0.0
@@ -153,9 +155,13 @@ class ManyRequests(NativeIncoming):
         if self.over:
             raise Ended
         message, credit = waiting.popleft()
-        if credit:
-            self._link.http2.acknowledge(self.stream_id, credit)
+        owed = self._owed + credit
+        if owed and (not waiting or owed >= _GIVE_BACK):
+            self._owed = 0
+            self._link.http2.acknowledge(self.stream_id, owed)
             self._link.wake()
+        else:
+            self._owed = owed
         return message
 
     async def _give_turn(self) -> None:

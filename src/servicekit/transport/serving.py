@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +144,7 @@ class Handler:
         else:  # the first attempt of most calls, and their only one
             call.used = True
         before = 0 if served.task is None else served.task.cancelling()
-        reader = Reader(request, functools.partial(served.check, call)) if self.uploads else None
+        reader = Reader(request, call, served.check) if self.uploads else None
         context = served.context = Context(call, served, reader)
         response = None
         error: BaseException | None
