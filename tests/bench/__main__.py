@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from . import memory
 from .measure import Bench, Cores
 from .plan import GROUPS, LIMITS, chosen
 from .table import LEGEND, rows, ruling
@@ -33,15 +34,19 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each group (12)")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of load on each subject in each round (1)")
-    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="a group or a subject; repeatable")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="a group, a subject or memory; repeatable"
+    )
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop" if uvloop else "asyncio")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
     parser.add_argument("--list", action="store_true", help="print the names for --only, and measure nothing")
     given = parser.parse_args(arguments)
     if given.rounds < 1 or given.seconds <= 0:
         parser.error(f"--rounds {given.rounds} --seconds {given.seconds}: both must be more than 0")
+    given.memory = not given.only or "memory" in given.only
+    wanted = [name for name in given.only if name != "memory"]
     try:
-        given.groups = chosen(given.only, given.loop)
+        given.groups = [] if given.only and not wanted else chosen(wanted, given.loop)
     except ValueError as error:
         parser.error(str(error))
     return given
@@ -109,6 +114,10 @@ def main(arguments: Sequence[str]) -> int:
     begin = time.monotonic()
     results, lines = asyncio.run(measured(bench, given.groups))
     broken, verdicts = rulings(results)
+    if given.memory:
+        too_large, said = asyncio.run(memory.lines(min(given.rounds, 6), given.loop, cores.tested))
+        broken |= too_large
+        verdicts += ["", *said]
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     print(

@@ -53,9 +53,7 @@ def pygrpc_native() -> Peer:
 
 def _made(wanted: Path, command: list[str], name: str) -> Peer:
     try:
-        done = subprocess.run(
-            command, cwd=_SOURCE, timeout=_PATIENCE, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=_SOURCE, timeout=_PATIENCE, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:
         return Peer(missing=f"{name} took more than {_PATIENCE:.0f} s")
     if done.returncode or not wanted.exists():
