@@ -226,8 +226,10 @@ class Attempt:
             self.ahead = None
         finally:
             self._taking = False
-            self._wake()
-        if data is END or self._exchange.bound not in (self, None):  # too late: another attempt has begun
+            if self._changed is not None:
+                self._wake()
+        bound = self._exchange.bound
+        if data is END or (bound is not self and bound is not None):  # too late: another attempt has begun
             return END
         try:
             message = self._codec.decode(data)

@@ -12,7 +12,7 @@ from servicekit.inherit import inherited
 from servicekit.metadata import Metadata
 
 from .calls import BidiStreamCall, ClientStreamCall, ServerStreamCall, UnaryCall
-from .exchange import Exchange, Options
+from .exchange import Exchange, Options, options_of
 from .requests import Requests, each
 from .status import as_tuple
 from .writes import Writes
@@ -51,18 +51,16 @@ class Caller:
             if deadline is None or bound < deadline:
                 deadline, is_inherited = bound, True
 
-        def call_of(exchange: Exchange) -> Call:
-            return Call(
-                self.method,
-                side=Side.CLIENT,
-                exchange=exchange,
-                clock=self._clock,
-                metadata=sent,
-                deadline=deadline,
-                parent=parent,
-            )
-
-        exchange = Exchange(call_of, options, self._under_way, inherited=is_inherited)
+        exchange = Exchange(options, self._under_way, inherited=is_inherited)
+        exchange.call = Call(
+            self.method,
+            side=Side.CLIENT,
+            exchange=exchange,
+            clock=self._clock,
+            metadata=sent,
+            deadline=deadline,
+            parent=parent,
+        )
         exchange.start(self._endpoint, request)
         return exchange
 
@@ -85,7 +83,7 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         compression: grpc.Compression | None = None,
     ) -> UnaryCall:
         """Begin a call, and return it at once."""
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
+        options = options_of(wait_for_ready, credentials, compression)
         return UnaryCall(self._caller.begin(request, timeout=timeout, metadata=metadata, options=options))
 
 
@@ -107,7 +105,7 @@ class UnaryStream(grpc.aio.UnaryStreamMultiCallable[Any, Any]):
         compression: grpc.Compression | None = None,
     ) -> ServerStreamCall:
         """Begin a call, and return it at once."""
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
+        options = options_of(wait_for_ready, credentials, compression)
         return ServerStreamCall(self._caller.begin(request, timeout=timeout, metadata=metadata, options=options))
 
 
@@ -128,7 +126,7 @@ class StreamUnary(grpc.aio.StreamUnaryMultiCallable[Any, Any]):
         compression: grpc.Compression | None = None,
     ) -> ClientStreamCall:
         """Begin a call, and return it at once."""
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
+        options = options_of(wait_for_ready, credentials, compression)
         requests, writes = requests_of(request_iterator)
         exchange = self._caller.begin(requests, timeout=timeout, metadata=metadata, options=options)
         return ClientStreamCall(exchange, writes)
@@ -151,7 +149,7 @@ class StreamStream(grpc.aio.StreamStreamMultiCallable[Any, Any]):
         compression: grpc.Compression | None = None,
     ) -> BidiStreamCall:
         """Begin a call, and return it at once."""
-        options = Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
+        options = options_of(wait_for_ready, credentials, compression)
         requests, writes = requests_of(request_iterator)
         exchange = self._caller.begin(requests, timeout=timeout, metadata=metadata, options=options)
         return BidiStreamCall(exchange, writes)

@@ -23,7 +23,7 @@ from .status import GRPC_CODES
 from .writes import Writes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 
     from servicekit.errors import CallReport
 
@@ -192,42 +192,36 @@ class _ManyResponses(_Call):
 
     async def __anext__(self) -> Any:
         """Return the next response message. Raises CallError, or StopAsyncIteration after the last."""
-        message = await self.read()
+        message = await self._read()
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         return message
 
-    async def read(self) -> Any:
+    def read(self) -> Coroutine[Any, Any, Any]:
         """Return the next response message, or ``grpc.aio.EOF`` after the last. Raises CallError.
 
         A read that is cancelled loses nothing and leaves the RPC as it is. One task reads at a time: raises UsageError
         when another one does.
         """
+        return self._read()  # no coroutine of its own: all of them are gone through per message
+
+    async def _read(self) -> Any:
         if self._reading:
             msg = "this call is being read already: one task reads at a time"
             raise grpc.aio.UsageError(msg)
         self._reading = True
         try:
-            return await self._next()
+            exchange = self._exchange
+            source = exchange.bound or await exchange.source()
+            while source is not None:
+                message = await source.take()
+                if message is not END:
+                    return message
+                source = await exchange.source(after=source)
         finally:
             self._reading = False
-
-    async def _next(self) -> Any:
-        exchange = self._exchange
-        source = exchange.bound
-        while True:
-            if source is None:
-                source = await exchange.source()
-            if source is None:
-                self._raise_for_failure()
-                return grpc.aio.EOF
-            message = await source.take()
-            if message is not END:
-                return message
-            source = await exchange.source(after=source)
-            if source is None:
-                self._raise_for_failure()
-                return grpc.aio.EOF
+        self._raise_for_failure()
+        return grpc.aio.EOF
 
 
 class _ManyRequests(_Call):

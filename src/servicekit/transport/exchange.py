@@ -42,6 +42,16 @@ class Options:
     compression: object = None
 
 
+_PLAIN = Options()
+
+
+def options_of(wait_for_ready: bool | None, credentials: object, compression: object) -> Options:  # noqa: FBT001 - grpc's own
+    """Return what a call asks of the wire: mostly nothing, and then the same object for all of them."""
+    if wait_for_ready is None and credentials is None and compression is None:
+        return _PLAIN
+    return Options(wait_for_ready=wait_for_ready, credentials=credentials, compression=compression)
+
+
 class Exchange(Handover):
     """A call under way. Its chain's task holds this, never the call object: dropping that one ends the call."""
 
@@ -58,10 +68,8 @@ class Exchange(Handover):
     _ended = False
     _timer: Timer | None = None
 
-    def __init__(
-        self, call_of: Callable[[Exchange], Call], options: Options, under_way: set[Exchange], *, inherited: bool
-    ) -> None:
-        """Make the call with ``call_of``; be in ``under_way`` until it is over.
+    def __init__(self, options: Options, under_way: set[Exchange], *, inherited: bool) -> None:
+        """Be in ``under_way`` until it is over; ``call`` is set before anything else happens.
 
         ``inherited`` says that its deadline is a served call's.
         """
@@ -69,7 +77,7 @@ class Exchange(Handover):
         self.options = options
         self.inherited = inherited
         self._on_done: list[Callable[[], None]] = []
-        self.call = call_of(self)
+        self.call: Call
 
     def start(self, endpoint: Endpoint, request: Any) -> None:
         """Run the chain in a task of its own."""
@@ -172,7 +180,10 @@ class Exchange(Handover):
         """Take note that the attempt ``call`` has succeeded."""
         told = succeeded(call)
         root = self.call
-        root.attempts = tuple([told if each is call else each for each in root.attempts])
+        if len(root.attempts) == 1:
+            root.attempts = (told,)
+        else:
+            root.attempts = tuple([told if each is call else each for each in root.attempts])
 
     def _check_uncommitted(self) -> None:
         if self.committed and self.failure is not None:
