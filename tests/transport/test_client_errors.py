@@ -214,7 +214,7 @@ async def test_a_deadline_in_the_middle_of_a_stream(over: Over) -> None:
         await held.method(request, context)
 
     async with pair(echo(Expand=expand), over=over) as ends:
-        call = stub_of(ends.channel).Expand(ExpandRequest(), timeout=0.5)
+        call = stub_of(ends.channel).Expand(ExpandRequest(), timeout=0.2)
         assert (await call.read()).index == 0
         reading = asyncio.create_task(call.read())
         await held.begun.wait()
@@ -235,7 +235,7 @@ async def test_a_chain_that_takes_too_long(kind: Kind, over: Over) -> None:
         await asyncio.Event().wait()
 
     async with pair(echo(), over=over, client=[slow]) as ends:
-        call = begin(ends.channel, kind, timeout=0.5)
+        call = begin(ends.channel, kind, timeout=0.1)
         if over == "memory":
             await ends.clock.advance(0.2)
         with pytest.raises(CallError) as caught:

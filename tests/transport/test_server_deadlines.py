@@ -309,7 +309,7 @@ async def test_a_call_made_for_a_call_ends_before_it(over: Over) -> None:
         async def echo(_request: object, _context: object) -> EchoResponse:
             stub = EchoServiceStub(other.channel)
             await stub.Echo(EchoRequest())
-            await stub.Echo(EchoRequest(), timeout=0.5)
+            await stub.Echo(EchoRequest(), timeout=0.2)
             return EchoResponse()
 
         async with pair(service(Echo=echo), over=over, network=other.network, clock=other.movable) as ends:
