@@ -171,7 +171,7 @@ async def test_a_deadline(kind: Kind, over: Over) -> None:
         call = begin(ends.channel, kind, timeout=0.5)
         await held.begun.wait()
         if over == "memory":
-            await ends.clock.advance(0.2)
+            await ends.clock.advance(0.5)
         await finished(spans)
         call.cancel()
     for span in spans.all:
