@@ -50,23 +50,26 @@ class GrpcioWire:
                 raise error_of(PASSED)
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
+        failure: Error
         try:
             call: Any = self._unary(head.path)(data, timeout=timeout, **_passed_on(head))
             answer = await call
             headers, trailers = await _metadata(call)
         except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
+            failure = self._error(error)
         except asyncio.CancelledError:
             if task is None or task.cancelling() > cancelled or not self._closed():
                 raise
-            raise error_of(CUT_OFF) from None
+            failure = error_of(CUT_OFF)
         except grpc.aio.UsageError:
             if not self._closed():
                 raise
-            raise error_of(CLOSED) from None
+            failure = error_of(CLOSED)
         except grpc.aio.InternalError as error:  # core refused the batch, so nothing was sent
             raise Error(Code.INTERNAL, "core refused the call", begun=False) from error
-        return Reply(data=answer, headers=headers, trailers=trailers)
+        else:
+            return Reply(data=answer, headers=headers, trailers=trailers)
+        raise failure  # out here it has no context, whose traceback would hold all frames of the call
 
     def open(self, head: Head, data: bytes | None) -> Stream:
         """Begin an RPC and return at once; one that cannot begin has ended before its first message."""

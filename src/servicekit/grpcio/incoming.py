@@ -127,8 +127,6 @@ class GrpcioIncoming:
             await self._written()
             self._headed = self._flowing = True
             return
-        # Kept would cost more than all else about a message. Core's coroutine is stepped here, for to know the future
-        # that it waits for; what a cancellation leaves with core is made good by the next message, which waits for it.
         # Kept would cost more than all else about a message. What a cancellation leaves with core is made good by the next
         # message, which waits for it; a task that still waits here when the RPC is over does so until core lets go of it.
         self._flowing = False
@@ -247,9 +245,9 @@ class GrpcioIncoming:
         assert writing is not None  # noqa: S101 - asked before
         try:
             await writing
-        except grpc.aio.BaseError:  # over: aborted, reset, or the server was stopped
+        except Ended:  # aborted, reset, or the server was stopped
             self._writing = None
-            raise Ended from None
+            raise
         if self._writing is writing:
             self._writing = None
 
@@ -258,7 +256,7 @@ class GrpcioIncoming:
             self._reading = Kept(self._context.read())
         try:
             message = await self._reading
-        except grpc.aio.BaseError:
+        except Ended:
             message = grpc.aio.EOF
         self._reading = None
         return message

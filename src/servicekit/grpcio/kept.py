@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import grpc
+
 from servicekit.wire import Ended
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class Kept(Generic[T]):
     nothing for the coroutine.
     """
 
-    __slots__ = ("_coroutine", "_error", "_future", "_result")
+    __slots__ = ("_coroutine", "_error", "_future", "_over", "_result")
     _result: T
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
@@ -35,6 +37,7 @@ class Kept(Generic[T]):
         self._coroutine: Coroutine[Any, Any, T] | None = coroutine
         self._future: asyncio.Future[Any] | None = None
         self._error: BaseException | None = None
+        self._over = False
 
     def advance(self) -> bool:
         """Go on as far as is possible without waiting, and return whether the end was reached."""
@@ -47,6 +50,9 @@ class Kept(Generic[T]):
             future = coroutine.send(None)
         except StopIteration as stop:
             self._result = stop.value
+        except grpc.aio.BaseError as error:
+            self._over = True
+            error.__traceback__ = None  # its future keeps it, and frames hold the future: a circle, were they kept too
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
             self._error = error
         else:
@@ -60,7 +66,7 @@ class Kept(Generic[T]):
         return True
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Return the coroutine's result or raise what it raised; Ended when it was dropped. Cancel-safe."""
+        """Return the coroutine's result or raise what it raised; Ended when core did, or it was dropped. Cancel-safe."""
         while not self.advance():
             future = self._future
             assert future is not None  # noqa: S101 - it waits for something
@@ -70,6 +76,8 @@ class Kept(Generic[T]):
             except BaseException:
                 if waiter.cancelled or not future.done():
                     raise
+        if self._over:
+            raise Ended
         if self._error is not None:
             raise self._error
         return self._result
@@ -78,7 +86,7 @@ class Kept(Generic[T]):
         """Forget the operation, whose RPC is over: who still waits for it is told so by Ended. Idempotent."""
         coroutine, future = self._coroutine, self._future
         if coroutine is not None:
-            self._error = Ended()
+            self._over = True
         self._coroutine = self._future = None
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # looked at, so that asyncio does not log it

@@ -92,7 +92,7 @@ class GrpcioStream:
             state.reading = Kept(self._core.receive_serialized_message())
         try:
             message = await state.reading
-        except grpc.aio.BaseError:
+        except Ended:
             message = grpc.aio.EOF
         state.reading = None
         if state.taken is not None and not state.taken.done():
@@ -139,18 +139,19 @@ class GrpcioStream:
         if not self._begun:
             await self._begin()
         if self._writing is not None:  # a cancelled one: core takes one message at a time
-            await self._finish_write(self._writing)
+            await self._finish_write()
 
     async def _write(self, operation: Coroutine[Any, Any, None]) -> None:
         self._writing = Kept(operation)
-        await self._finish_write(self._writing)
+        await self._finish_write()
 
-    async def _finish_write(self, writing: Kept[None]) -> None:
+    async def _finish_write(self) -> None:
+        assert self._writing is not None  # noqa: S101 - see the callers
         try:
-            await writing
-        except grpc.aio.BaseError:
+            await self._writing
+        except Ended:
             self._writing = None
-            raise Ended from None
+            raise
         self._writing = None
 
     def __del__(self) -> None:
