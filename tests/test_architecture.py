@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src"
 PACKAGE = SRC / "servicekit"
 
 FLOORS: list[set[str]] = [
-    {"errors", "metadata", "clock", "call", "current", "wire"},
+    {"errors", "metadata", "clock", "method", "call", "current", "wire"},
     {
         "endpoint",
         "explain",
@@ -200,7 +200,7 @@ def test_grpc_is_known_in_two_rooms_only() -> None:
 def test_the_seam_knows_errors_and_calls_only() -> None:
     """A wire can be written by who knows nothing of this package but three small files."""
     seam = {known(found.imported, MODULES) for found in IMPORTS if found.importer == "servicekit.wire"} - {None}
-    assert seam <= {"servicekit.errors", "servicekit.call", "servicekit.metadata"}
+    assert seam <= {"servicekit.errors", "servicekit.method", "servicekit.metadata"}
 
 
 def test_the_tree_is_never_deeper_than_a_folder_and_a_file() -> None:

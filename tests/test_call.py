@@ -5,11 +5,12 @@ import contextvars
 
 import pytest
 
-from servicekit.call import Call, Kind, Method, Side, deadline_error
+from servicekit.call import Call, Side, deadline_error
 from servicekit.clock import MovableClock
 from servicekit.current import current_call, detached, parent_call, serving
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.method import Kind, Method
 from servicekit.wire import Security
 
 METHOD = Method(service="pkg.Service", name="Do", kind=Kind.BIDI_STREAM)

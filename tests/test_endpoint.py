@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from servicekit.call import Call, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Chain, Endpoint, Message, Middleware, chain, only
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.method import Kind, Method
 from servicekit.wire import Security
 
 ENCRYPT = Method(service="encryption.v1.Encryption", name="Encrypt", kind=Kind.UNARY)

@@ -6,13 +6,14 @@ This is the face: what most services ever type. The rest has its own modules (``
 
 from __future__ import annotations
 
-from .call import Call, Idempotency, Kind, Method, Side
+from .call import Call, Side
 from .call_report import report
 from .client import connect
 from .clock import Clock, SystemClock
 from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
 from .errors import CallReport, Code, Error
+from .method import Idempotency, Kind, Method
 from .middleware import AccessLog, Deadline, LoadShedding, Recovery, RequestId, Retry, standard, standard_client
 from .native.tls import Certificates, TlsCredentials
 from .process.drain import Drain, Exit

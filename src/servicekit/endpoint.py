@@ -29,7 +29,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
-from .call import Call, Method
+from .call import Call
+from .method import Method
 from .order import Link, doubts
 
 Message: TypeAlias = Any

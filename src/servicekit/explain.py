@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .call import Idempotency, Method
 from .endpoint import Chain, Middleware, Only, shown
+from .method import Idempotency, Method
 
 
 def explained(title: str, blocks: Iterable[str], notes: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from .errors import Code
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .call import Method
+    from .method import Method
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from .call import Kind, Method
+from .method import Kind, Method
 
 
 @dataclass(frozen=True, slots=True)

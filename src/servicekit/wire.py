@@ -16,8 +16,8 @@ from .errors import By, Code, Error
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from .call import Kind
     from .metadata import Pairs
+    from .method import Kind
 
 
 class End(enum.Enum):

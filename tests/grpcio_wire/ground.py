@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 
-from servicekit.call import Kind
 from servicekit.clock import SystemClock
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.server import GrpcioListener
+from servicekit.method import Kind
 from servicekit.wire import Head, Incoming, Route, Serve, Status
 
 CLOCK = SystemClock()

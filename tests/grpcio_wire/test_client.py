@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from servicekit.call import Kind
 from servicekit.errors import By, Code, Error
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.kept import Kept
+from servicekit.method import Kind
 from servicekit.wire import END, Ended, Incoming, Status
 from tests.grpcio_wire.ground import CLOCK, OK, bare, echo, elsewhere, head, joined, linger
 

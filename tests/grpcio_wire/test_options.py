@@ -15,7 +15,6 @@ import grpc
 import pytest
 from hyperframe.frame import GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 
-from servicekit.call import Kind
 from servicekit.errors import Code
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
@@ -31,6 +30,7 @@ from servicekit.grpcio.options import (
     merged,
 )
 from servicekit.grpcio.server import GrpcioListener
+from servicekit.method import Kind
 from servicekit.testing.wire_pair import refused
 from servicekit.wire import Head, Incoming, Route, Serve, Status
 

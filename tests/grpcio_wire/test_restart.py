@@ -10,13 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from servicekit.call import Kind
 from servicekit.errors import Error
 from servicekit.grpcio import core, server
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.server import GrpcioListener
 from servicekit.grpcio.sockets import share
+from servicekit.method import Kind
 from servicekit.wire import BindError, Incoming, Route
 from tests.grpcio_wire.ground import CLOCK, OK, connected, echo, head, headers, joined
 

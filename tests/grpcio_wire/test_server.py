@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit.call import Kind
 from servicekit.errors import Code, Error
 from servicekit.grpcio.channel import channel_to
 from servicekit.grpcio.client import GrpcioWire
@@ -20,6 +19,7 @@ from servicekit.grpcio.handlers import handler_for
 from servicekit.grpcio.incoming import GrpcioIncoming
 from servicekit.grpcio.running import Tally, Tasks
 from servicekit.grpcio.server import GrpcioListener
+from servicekit.method import Kind
 from servicekit.wire import END, BindError, Ended, Incoming, Route, Status
 from tests.grpcio_wire.ground import (
     CLOCK,

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from servicekit import Server, Telemetry
-from servicekit.call import Kind
+from servicekit.method import Kind
 from servicekit.metrics.prometheus import PrometheusMetrics
 from servicekit.middleware import standard, standard_client
 from servicekit.testing import pair

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message, chain, only
 from servicekit.errors import By, Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import AccessLog, Recovery, RequestId, Tracing
 from servicekit.telemetry import Level, Telemetry
 from servicekit.testing import make_call, run, scripted, sends, waits

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit.call import Kind, Side
+from servicekit.call import Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import By, Code, Error
+from servicekit.method import Kind
 from servicekit.middleware.adaptive_throttle import AdaptiveThrottle
 from servicekit.testing import make_call, pair, run, scripted, sends, waits
 from tests.transport.clients import Flaky, ask, every_kind

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import casbin
 import pytest
 
-from servicekit.call import Kind, Method
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Middleware
 from servicekit.errors import Code, Error
+from servicekit.method import Kind, Method
 from servicekit.middleware import Access, AccessLog, Authorize, Recovery
 from servicekit.principal import PRINCIPAL, Principal
 from servicekit.testing import RecordedCall, make_call, run, scripted

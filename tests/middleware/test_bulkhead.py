@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware.bulkhead import Bulkhead
 from servicekit.testing import RecordedCall, make_call, pair, run, scripted, waits
 from servicekit.testing.pair import Over

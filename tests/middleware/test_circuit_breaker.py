@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit.call import Call, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
+from servicekit.method import Kind, Method
 from servicekit.middleware.circuit_breaker import CircuitBreaker
 from servicekit.testing import make_call, pair, run, scripted, sends, waits
 from servicekit.testing.pair import Over

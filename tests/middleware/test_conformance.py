@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.errors import Code
+from servicekit.method import Kind
 from servicekit.middleware import (
     Access,
     AccessLog,

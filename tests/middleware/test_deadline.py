@@ -7,11 +7,12 @@ import math
 
 import pytest
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message, only
 from servicekit.errors import Code, Error
 from servicekit.inherit import inherited
+from servicekit.method import Kind
 from servicekit.middleware import Deadline
 from servicekit.testing import make_call, run, scripted, waits
 

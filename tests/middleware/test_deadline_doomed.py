@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
+from servicekit.method import Kind, Method
 from servicekit.middleware import Deadline
 from servicekit.testing import make_call, pair, run
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse

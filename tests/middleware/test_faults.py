@@ -8,10 +8,11 @@ import math
 import pytest
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import By, Code, Error
+from servicekit.method import Kind
 from servicekit.middleware.faults import Faults
 from servicekit.testing import make_call, no_leaks, pair, run, scripted, sends
 from servicekit.testing.pair import Over

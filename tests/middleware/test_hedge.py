@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from servicekit.call import Call, Idempotency, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
+from servicekit.method import Idempotency, Kind
 from servicekit.middleware.hedge import Hedge
 from servicekit.policy.budget import Budget
 from servicekit.testing import make_call, pair, run, scripted, sends, waits

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message, Middleware
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import AccessLog, JwtAuth, Recovery
 from servicekit.principal import Principal, principal_of
 from servicekit.testing import RecordedCall, make_call, no_leaks, run, scripted

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock, SystemClock
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.method import Kind, Method
 from servicekit.middleware.criticality import Criticality
 from servicekit.middleware.load_shedding import LoadShedding
 from servicekit.testing import RecordedCall, make_call, no_leaks, pair, run, scripted, waits

@@ -16,11 +16,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics import parser
 from prometheus_client.samples import Sample
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock, settle
 from servicekit.endpoint import Endpoint, Message, Middleware, chain, only
 from servicekit.errors import Code, Error
 from servicekit.instruments import Provider
+from servicekit.method import Kind
 from servicekit.metrics.otel import OtelMetrics
 from servicekit.metrics.prometheus import PrometheusMetrics
 from servicekit.middleware import Metrics, Recovery, Tracing

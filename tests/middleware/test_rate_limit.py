@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware.rate_limit import RateLimit
 from servicekit.middleware.redis_limit import RedisLimit
 from servicekit.principal import Principal

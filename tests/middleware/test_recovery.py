@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.endpoint import Message, chain, only
 from servicekit.errors import Code, Error
 from servicekit.mapping import ErrorMapping, Rule, error_id, to_error
+from servicekit.method import Kind
 from servicekit.middleware import AccessLog, Recovery
 from servicekit.testing import make_call, run, scripted, sends
 

@@ -9,9 +9,10 @@ import grpc
 import pytest
 
 from servicekit import Server, client_interceptors, connect, server_interceptor
-from servicekit.call import Call, Idempotency, Kind, Method
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message, Middleware, chain, only
 from servicekit.errors import Error
+from servicekit.method import Idempotency, Kind, Method
 from servicekit.middleware import (
     AccessLog,
     ApiKeyAuth,

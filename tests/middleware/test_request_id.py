@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from servicekit.call import Kind, Side
+from servicekit.call import Side
 from servicekit.endpoint import chain, only
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import RequestId
 from servicekit.testing import make_call, run, scripted, sends
 

@@ -10,10 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit.call import Call, Idempotency, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
+from servicekit.method import Idempotency, Kind
 from servicekit.middleware.retry import Retry
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget

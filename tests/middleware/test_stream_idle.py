@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from servicekit import CallError
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Message
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware.stream_idle import StreamIdle
 from servicekit.testing import make_call, no_leaks, pair, run, scripted, sends, waits
 from servicekit.testing.pair import Over

@@ -13,10 +13,11 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock, settle
 from servicekit.endpoint import Endpoint, Message, Middleware, chain, only
 from servicekit.errors import By, Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import (
     AccessLog,
     AttemptTracing,

@@ -13,8 +13,9 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_tools import protoc
 
-from servicekit.call import Kind, Side
+from servicekit.call import Side
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import AccessLog, Recovery, Validation
 from servicekit.server import Server
 from servicekit.testing import Pair, make_call, pair, run, scripted, sends

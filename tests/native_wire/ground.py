@@ -13,9 +13,9 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.settings import SettingCodes
 
-from servicekit.call import Kind
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Code
+from servicekit.method import Kind
 from servicekit.native.options import NativeOptions
 from servicekit.native.server import NativeListener
 from servicekit.wire import END, Incoming, Route, Serve, Status

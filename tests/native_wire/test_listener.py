@@ -11,12 +11,12 @@ import pytest
 from grpc_channelz.v1 import channelz  # type: ignore[import-untyped]
 
 from servicekit import Server, Telemetry, connect
-from servicekit.call import Kind
 from servicekit.clock import MovableClock, SystemClock
 from servicekit.errors import Code
 from servicekit.http2.limits import Limits
+from servicekit.method import Kind
 from servicekit.native.options import NativeOptions, options_of
-from servicekit.native.protocol import Link
+from servicekit.native.protocol import ClientLine
 from servicekit.native.server import NativeListener
 from servicekit.native.shared import Shared
 from servicekit.testing import no_leaks
@@ -207,23 +207,23 @@ async def test_a_client_that_gives_much_to_do_is_read_in_small_pieces() -> None:
     """After a long turn the others have theirs, and less is read at once; while it is little to do, more and more is."""
     clock = Slow()
     shared = Shared(NativeOptions(http2=Limits(max_frame_size=64 * 1024)), clock, None)
-    link, transport = Link(shared), Connection()
-    link.connection_made(transport)
+    line, transport = ClientLine(shared), Connection()
+    line.connection_made(transport)
     sizes: list[int] = []
 
     async def read(pace: float) -> None:
         clock.pace = pace
-        buffer = link.get_buffer(-1)
+        buffer = line.get_buffer(-1)
         sizes.append(len(buffer))
         buffer[:] = frame(11, 0, 0, bytes(len(buffer) - 9))  # of a type that nobody knows, so it is ignored
-        link.buffer_updated(len(buffer))
+        line.buffer_updated(len(buffer))
         assert transport.reading is (pace == 0.0)
         clock.pace = 0.0
         await asyncio.sleep(0)
         assert transport.reading
 
-    link.get_buffer(-1)[:33] = PREFACE + frame(4, 0, 0, b"")
-    link.buffer_updated(33)
+    line.get_buffer(-1)[:33] = PREFACE + frame(4, 0, 0, b"")
+    line.buffer_updated(33)
     for _ in range(4):
         await read(0.0)
     for _ in range(6):
@@ -231,27 +231,27 @@ async def test_a_client_that_gives_much_to_do_is_read_in_small_pieces() -> None:
     assert sizes[:5] == [8 * 1024, 16 * 1024, 32 * 1024, 64 * 1024, 64 * 1024]
     assert sizes[5:] == sorted(sizes[5:], reverse=True)
     assert sizes[-1] == 2 * 1024
-    link.connection_lost(None)
+    line.connection_lost(None)
     shared.wheel.stop()
 
 
 async def test_who_does_not_read_is_not_read_from() -> None:
     """While the transport wants no more, nothing is taken in either; both go on together."""
     shared = Shared(NativeOptions(), SystemClock(), None)
-    link, transport = Link(shared), Connection()
-    link.connection_made(transport)
+    line, transport = ClientLine(shared), Connection()
+    line.connection_made(transport)
     await asyncio.sleep(0)
-    link.pause_writing()
+    line.pause_writing()
     assert not transport.reading
     written = transport.written
-    link.get_buffer(-1)[:50] = PREFACE + frame(4, 0, 0, b"") + frame(6, 0, 0, b"12345678")
-    link.buffer_updated(50)  # what was read before it was told
+    line.get_buffer(-1)[:50] = PREFACE + frame(4, 0, 0, b"") + frame(6, 0, 0, b"12345678")
+    line.buffer_updated(50)  # what was read before it was told
     await asyncio.sleep(0)
     assert transport.written == written
-    link.resume_writing()
+    line.resume_writing()
     assert transport.reading
     assert b"12345678" in transport.written[len(written) :]
-    link.connection_lost(None)
+    line.connection_lost(None)
     shared.wheel.stop()
 
 
@@ -275,7 +275,7 @@ async def test_who_reads_nothing_is_closed_all_the_same() -> None:
                 sock, PREFACE + wide + frame(4, 1, 0, b"") + headers(1, FIELDS) + data(1, bytes(5), end=True)
             )
             async with asyncio.timeout(10):
-                while not any(isinstance(one, Link) and one._paused for one in listener._shared.members):  # noqa: ASYNC110 - nothing tells
+                while not any(isinstance(one, ClientLine) and one._paused for one in listener._shared.members):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.005)
                 await clock.advance(20.5)
                 assert listener.cut_off == 1

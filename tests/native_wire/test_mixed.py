@@ -9,9 +9,9 @@ from typing import Any
 import h2.exceptions
 import pytest
 
-from servicekit.call import Kind
+from servicekit.method import Kind
 from servicekit.native.options import NativeOptions
-from servicekit.native.protocol import Link
+from servicekit.native.protocol import ClientLine
 from servicekit.native.server import NativeListener
 from servicekit.testing import no_leaks
 from servicekit.wire import END, Incoming, Route
@@ -84,7 +84,7 @@ async def visit(address: str, seed: int) -> None:
         await asyncio.wait(calls)
 
 
-async def settled(listener: NativeListener, links: list[Any]) -> None:
+async def settled(listener: NativeListener, lines: list[Any]) -> None:
     """Return once every connection is gone."""
     async with asyncio.timeout(10):
         while listener.connections or listener._shared.serving:  # noqa: ASYNC110 - of anything, not of what sets an event
@@ -94,21 +94,21 @@ async def settled(listener: NativeListener, links: list[Any]) -> None:
 async def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Cancelled, reset, out of time, cut off in a message, vanished: whatever happened, it is over."""
     caplog.set_level("CRITICAL")
-    links: list[Link] = []
-    made = Link.connection_made
+    lines: list[ClientLine] = []
+    made = ClientLine.connection_made
 
-    def noting(self: Link, transport: asyncio.Transport) -> None:
+    def noting(self: ClientLine, transport: asyncio.Transport) -> None:
         made(self, transport)
-        links.append(self)
+        lines.append(self)
 
-    monkeypatch.setattr(Link, "connection_made", noting)
+    monkeypatch.setattr(ClientLine, "connection_made", noting)
     async with no_leaks():
         async with listening(ROUTES, options=NativeOptions(received=50_000)) as (listener, address):
             for start in range(0, 120, 12):
                 await asyncio.gather(*(visit(address, seed) for seed in range(start, start + 12)))
-            await settled(listener, links)
+            await settled(listener, lines)
             assert len(listener._shared.wheel) == 0
-        assert len(links) == 120
-        for link in links:
-            assert (link.held, link.credit, link._calls, link._ending, link._ended) == (0, 0, {}, {}, [])
-            assert link.http2._credit.lent == 0
+        assert len(lines) == 120
+        for line in lines:
+            assert (line.held, line.credit, line._calls, line._ending, line._ended) == (0, 0, {}, {}, [])
+            assert line.http2._credit.lent == 0

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.errors import Code
+from servicekit.method import Kind
 from servicekit.native.options import NativeOptions
 from servicekit.testing import no_leaks
 from servicekit.wire import END, Ended, Incoming, Route, Status

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.clock import SystemClock
+from servicekit.method import Kind
 from servicekit.native.server import NativeListener
 from servicekit.native.sockets import listening, peer_name, release
 from servicekit.wire import BindError, Incoming, Route, Status

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from servicekit.call import Idempotency, Kind, Method, Side
+from servicekit.call import Side
 from servicekit.errors import By, Code, Error
+from servicekit.method import Idempotency, Kind, Method
 from servicekit.policy.safe_again import PREVIOUS, Marked, idempotent, is_repeated, may_pass
 from servicekit.testing import make_call
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.current import current_call
+from servicekit.method import Kind
 from servicekit.principal import principal_of
 from servicekit.server import Server
 from servicekit.testing import Pair

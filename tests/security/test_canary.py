@@ -26,9 +26,10 @@ from encryption.v1.encryption_pb2_grpc import (
     EncryptionServiceStub,
     add_EncryptionServiceServicer_to_server,
 )
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.errors import Code, Error, code_of
+from servicekit.method import Kind
 from servicekit.metrics.prometheus import PrometheusMetrics
 from servicekit.middleware import (
     ApiKeyAuth,

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.method import Kind
 from servicekit.middleware import Authorize, BasicAuth, JwtAuth, Validation, hash_password, standard
 from servicekit.principal import PRINCIPAL
 from servicekit.testing import pair

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from servicekit.call import Kind
 from servicekit.endpoint import Middleware
 from servicekit.errors import Code
+from servicekit.method import Kind
 from servicekit.middleware import ApiKeyAuth, BasicAuth, JwtAuth, MtlsIdentity, hash_key, hash_password, standard
 from servicekit.testing import pair
 from servicekit.testing.pair import Over

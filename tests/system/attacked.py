@@ -18,7 +18,7 @@ from servicekit.clock import SystemClock
 from servicekit.http2.frames import PREFACE, frame
 from servicekit.http2.limits import Limits
 from servicekit.native.options import NativeOptions
-from servicekit.native.protocol import Link
+from servicekit.native.protocol import ClientLine
 from servicekit.native.server import NativeListener
 from servicekit.native.tls import Certificates, TlsCredentials
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest
@@ -89,15 +89,15 @@ def memory() -> float:
 async def serve(*words: str) -> None:
     """Serve until the input ends; ``words`` may hold "aged", and "tls" with the files of a key and a chain."""
     took: list[float] = []
-    handle = Link.buffer_updated
+    handle = ClientLine.buffer_updated
 
-    def timed(self: Link, nbytes: int) -> None:
+    def timed(self: ClientLine, nbytes: int) -> None:
         begun = time.thread_time()
         handle(self, nbytes)
         took.append(time.thread_time() - begun)
 
     if "timed" in words:
-        Link.buffer_updated = timed  # type: ignore[method-assign]
+        ClientLine.buffer_updated = timed  # type: ignore[method-assign]
     limits = Limits(
         preface_timeout=1.0,
         settings_timeout=1.0,

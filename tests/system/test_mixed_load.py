@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from servicekit.native.options import NativeOptions
-from servicekit.native.protocol import Link
+from servicekit.native.protocol import ClientLine
 from servicekit.testing import no_leaks
 from tests.native_wire.ground import listening
 from tests.native_wire.test_mixed import ROUTES, settled, visit
@@ -31,26 +31,26 @@ async def test_nothing_is_left_of_a_long_load(
     """Not a task, a deadline, a stream, a connection, a byte held nor a byte of credit, after any number of visits."""
     caplog.set_level("CRITICAL")
     left: Counter[str] = Counter()
-    links: set[Link] = set()
-    made, lost = Link.connection_made, Link.connection_lost
+    lines: set[ClientLine] = set()
+    made, lost = ClientLine.connection_made, ClientLine.connection_lost
 
-    def noting(self: Link, transport: asyncio.Transport) -> None:
+    def noting(self: ClientLine, transport: asyncio.Transport) -> None:
         made(self, transport)
-        links.add(self)
+        lines.add(self)
 
-    def checking(self: Link, exc: Exception | None) -> None:
+    def checking(self: ClientLine, exc: Exception | None) -> None:
         lost(self, exc)
         asyncio.get_running_loop().call_later(2.0, check, self)
 
-    def check(link: Link) -> None:
+    def check(line: ClientLine) -> None:
         """Look at a connection when every task that served it has had time to end."""
-        links.discard(link)
-        left["bytes held"] += link.held
-        left["credit owed"] += link.credit + link.http2._credit.lent
-        left["calls"] += len(link._calls) + len(link._ending) + len(link._ended) + len(link._gathering)
+        lines.discard(line)
+        left["bytes held"] += line.held
+        left["credit owed"] += line.credit + line.http2._credit.lent
+        left["calls"] += len(line._calls) + len(line._ending) + len(line._ended) + len(line._gathering)
 
-    monkeypatch.setattr(Link, "connection_made", noting)
-    monkeypatch.setattr(Link, "connection_lost", checking)
+    monkeypatch.setattr(ClientLine, "connection_made", noting)
+    monkeypatch.setattr(ClientLine, "connection_lost", checking)
     seed, until = random.Random(20).randrange(1 << 30), time.monotonic() + SECONDS
     visits = 0
     async with no_leaks(patience=5.0):
@@ -61,7 +61,7 @@ async def test_nothing_is_left_of_a_long_load(
             await settled(listener, [])
             wheel = len(listener._shared.wheel)
             async with asyncio.timeout(10):
-                while links:  # noqa: ASYNC110 - nothing tells
+                while lines:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.05)
         assert listener.connections == 0
         assert not listener._shared.serving

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.errors import Code, Error
 from servicekit.metadata import Metadata
+from servicekit.method import Kind
 from servicekit.testing.middleware_conformance import CASES, Refuses, Run, Subject, check, middleware_cases
 
 

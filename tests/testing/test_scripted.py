@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from servicekit.call import Call, Idempotency, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock
 from servicekit.current import current_call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.method import Idempotency, Kind, Method
 from servicekit.testing import make_call, run, scripted, sends, waits
 
 

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
+from servicekit.method import Kind
 from servicekit.server import Server
 from servicekit.testing import no_leaks
 from servicekit.testing.v1.echo_pb2 import (

@@ -12,9 +12,10 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error, Side
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
+from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Over, Pair
 from servicekit.testing.v1.echo_pb2 import ChatResponse, EchoResponse, ExpandResponse, SumResponse

@@ -10,9 +10,10 @@ import grpc
 import pytest
 
 from servicekit import Code, Error, client_interceptors
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
+from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Pair
 from servicekit.testing.v1.echo_pb2 import (

@@ -13,9 +13,10 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message, Middleware
+from servicekit.method import Kind
 from servicekit.middleware.retry import Retry
 from servicekit.testing import pair
 from servicekit.testing.pair import Over

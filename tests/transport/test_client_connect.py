@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from servicekit import CallError, Server, Telemetry, client_interceptors, connect
-from servicekit.call import Kind
 from servicekit.endpoint import Chain, Message
 from servicekit.errors import By
+from servicekit.method import Kind
 from servicekit.process.drain import Drain
 from servicekit.testing import pair
 from servicekit.testing.pair import Over

@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Deadline, Error, RequestId, detached
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.memory import MemoryNetwork
+from servicekit.method import Kind
 from servicekit.testing import no_leaks, pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse

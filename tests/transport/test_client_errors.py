@@ -13,9 +13,10 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
 from servicekit import CallError, Code, Error
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By
+from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ExpandRequest, ExpandResponse

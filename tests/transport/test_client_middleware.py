@@ -10,9 +10,10 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error, Side, chain, connect, only
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
+from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ChatResponse, EchoRequest, EchoResponse, ExpandResponse, SumResponse

@@ -10,10 +10,11 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
 from servicekit.memory import MemoryNetwork
+from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ChatResponse, SumRequest, SumResponse

@@ -23,9 +23,10 @@ from opentelemetry.instrumentation.grpc import (
 )
 from opentelemetry.trace import SpanKind, StatusCode
 
-from servicekit.call import Kind, Side
+from servicekit.call import Side
 from servicekit.endpoint import Middleware, chain, only
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.middleware import AccessLog, Metrics, Recovery, Tracing
 from servicekit.telemetry import Telemetry
 from servicekit.testing import pair
@@ -381,7 +382,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from servicekit import Server, Telemetry, connect, standard, standard_client
-from servicekit.call import Kind
+from servicekit.method import Kind
 from tests.transport.clients import ANSWERS, ask, echo
 
 async def main() -> None:

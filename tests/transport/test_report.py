@@ -11,9 +11,10 @@ import grpc
 import pytest
 
 from servicekit import CallError, Code, Error, report
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Attempt, CallReport
+from servicekit.method import Kind
 from servicekit.middleware.access_log import AccessLog
 from servicekit.middleware.circuit_breaker import CircuitBreaker
 from servicekit.middleware.hedge import Hedge

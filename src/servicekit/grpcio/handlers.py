@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-from servicekit.call import Kind
 from servicekit.errors import Code
+from servicekit.method import Kind
 from servicekit.wire import Incoming, Route, Status
 
 from .incoming import GrpcioIncoming

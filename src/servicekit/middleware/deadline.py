@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from servicekit.call import Call, Method, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.method import Method
 from servicekit.policy.quantile import Latencies
 
 _PROBE = 10

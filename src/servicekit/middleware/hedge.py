@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from servicekit.call import Call, Kind, Method, Side
+from servicekit.call import Call, Side
 from servicekit.clock import Clock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Error
+from servicekit.method import Kind, Method
 from servicekit.policy.budget import Budget
 from servicekit.policy.checked import seconds_or_zero
 from servicekit.policy.lru import Lru

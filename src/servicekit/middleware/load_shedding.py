@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import SystemClock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
 from servicekit.loop_lag import LoopLag
+from servicekit.method import Kind
 from servicekit.policy.checked import seconds, seconds_or_zero
 from servicekit.policy.criticality import SHARES, STATE, criticality_of
 from servicekit.policy.gradient import Gradient

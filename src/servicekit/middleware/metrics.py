@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from servicekit.call import Call, Hook, Method, Side
+from servicekit.call import Call, Hook, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code
 from servicekit.instruments import OTHER, Counter, Family, Gauge, Histogram, Provider, is_error, name_of
+from servicekit.method import Method
 from servicekit.telemetry import Telemetry, recording
 
 _MOST_METHODS: Final = 2_000

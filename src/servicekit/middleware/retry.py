@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from servicekit.call import Call, Method, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Error
+from servicekit.method import Method
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget
 from servicekit.policy.checked import count, seconds

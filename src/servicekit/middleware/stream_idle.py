@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servicekit.call import Call, Kind
+from servicekit.call import Call
 from servicekit.clock import Timer
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.policy.checked import seconds as checked
 
 

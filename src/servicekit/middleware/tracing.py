@@ -12,11 +12,12 @@ from urllib.parse import unquote
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator
 
-from servicekit.call import Call, Method, Side
+from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
 from servicekit.instruments import OTHER, is_error, name_of
 from servicekit.metadata import Metadata
+from servicekit.method import Method
 from servicekit.telemetry import Telemetry
 
 _LONGEST_TEXT: Final = 256

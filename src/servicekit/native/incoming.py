@@ -70,17 +70,17 @@ class NativeIncoming:
     _gathered = 0  # their bytes
     _since = 0.0
 
-    def __init__(self, link: Line, stream_id: int, opening: Opening, route: Route) -> None:
-        """Take an RPC that came over ``link``; nothing runs yet."""
+    def __init__(self, line: Line, stream_id: int, opening: Opening, route: Route) -> None:
+        """Take an RPC that came over ``line``; nothing runs yet."""
         self.stream_id = stream_id
-        self._link = link
-        self._shared = shared = link.shared
+        self._line = line
+        self._shared = shared = line.shared
         self._route = route
         self._opening = opening
         deadline = None
         if opening.timeout is not None:
-            deadline = self.deadline = link.now + opening.timeout
-        self.head = Head(path=opening.path, metadata=opening.metadata, peer=link.peer, deadline=deadline)
+            deadline = self.deadline = line.now + opening.timeout
+        self.head = Head(path=opening.path, metadata=opening.metadata, peer=line.peer, deadline=deadline)
         if shared.compression is not None:
             self.compress(shared.compression)
 
@@ -132,8 +132,8 @@ class NativeIncoming:
     def _send_headers(self, metadata: Pairs) -> None:
         self._started = True
         plain = not metadata and self._encoding is None
-        self._link.http2.send_headers(self.stream_id, _HEADERS if plain else headers_of(metadata, self._encoding))
-        self._link.wake()
+        self._line.http2.send_headers(self.stream_id, _HEADERS if plain else headers_of(metadata, self._encoding))
+        self._line.wake()
 
     async def send(self, data: bytes) -> None:
         """Send one response message, once there is room for it. Raises Ended after the end of the RPC.
@@ -155,7 +155,7 @@ class NativeIncoming:
         if outgoing is None:
             outgoing = self._outgoing = []
         if not outgoing:
-            self._link.push_soon(self)
+            self._line.push_soon(self)
         if self._compressing:
             data = self._framed(data)
             outgoing.append(data)
@@ -175,7 +175,7 @@ class NativeIncoming:
             self._gathered = 0
             data = b"".join(outgoing)
             outgoing.clear()
-            if not self._link.http2.send_data(self.stream_id, data):
+            if not self._line.http2.send_data(self.stream_id, data):
                 self._full = True
 
     async def _emptied(self) -> None:
@@ -216,7 +216,7 @@ class NativeIncoming:
 
     def security(self) -> Security:
         """Return what TLS knows of the peer."""
-        return self._link.security()
+        return self._line.security()
 
     # How it ends
 
@@ -233,11 +233,11 @@ class NativeIncoming:
                 status, data = self._oversized(data), None
             elif len(data) < _LARGE and not self._started and not self._encoding and not status.trailers:
                 # What nearly every unary call ends with, in one go.
-                link = self._link
+                line = self._line
                 self.over = True
                 if self.slot is not None:
                     self._leave()
-                link.ended(self, done=link.http2.respond(self.stream_id, _HEADERS, framed(data), _TRAILERS))
+                line.ended(self, done=line.http2.respond(self.stream_id, _HEADERS, framed(data), _TRAILERS))
                 return
         else:
             data = None
@@ -262,7 +262,7 @@ class NativeIncoming:
         self.gone()
 
     def _answer(self, status: Status, data: bytes | None) -> None:
-        http2, stream_id = self._link.http2, self.stream_id
+        http2, stream_id = self._line.http2, self.stream_id
         self.push()
         if data is not None:
             if not self._started:
@@ -283,14 +283,14 @@ class NativeIncoming:
 
     def _end(self, *, done: bool) -> None:
         self._close()
-        self._link.ended(self, done=done)
+        self._line.ended(self, done=done)
 
     def _close(self) -> None:
         self.over = True
         if self.slot is not None:
             self._leave()
         if self._held:
-            self._link.held -= self._held
+            self._line.held -= self._held
             self._held = 0
         if self._room is not None:
             self._room.ring()

@@ -28,7 +28,7 @@ class Gathering(Protocol):
 
 
 class Line(Protocol):
-    """A connection, as its RPCs know it. ``protocol.Link`` is it."""
+    """A connection, as its RPCs know it. ``protocol.ClientLine`` is it."""
 
     shared: Shared
     http2: Connection

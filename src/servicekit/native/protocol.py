@@ -47,7 +47,7 @@ _LINGER: Final = 1.0
 _LAST_WORDS: Final = 1.0  # seconds to take them, for a client that was cut off
 
 
-class Link(asyncio.BufferedProtocol):
+class ClientLine(asyncio.BufferedProtocol):
     """A connection of a client. It belongs to its listener, whose limits and routes it serves by."""
 
     deadline = 0.0

@@ -33,11 +33,11 @@ class OneRequest(NativeIncoming):
 
     def feed(self, data: bytes, credit: int, *, end: bool) -> None:
         """Take content. The message is the wire's own to read, so its credit goes back at once."""
-        link = self._link
+        line = self._line
         if end:
-            link.credit += credit  # nothing more comes on the stream: only the connection's window is to be opened
+            line.credit += credit  # nothing more comes on the stream: only the connection's window is to be opened
         elif credit:
-            link.http2.acknowledge(self.stream_id, credit)
+            line.http2.acknowledge(self.stream_id, credit)
         if end and self._messages is None and data[:1] == b"\0":
             # What nearly every call is: one frame with the one message.
             length = int.from_bytes(data[1:PREFIX], "big")
@@ -63,14 +63,14 @@ class OneRequest(NativeIncoming):
             raise Error(Code.UNIMPLEMENTED, _COUNT.format("too many"))
         if not end:
             held = messages.held + len(self.data or b"")
-            self._link.hold(held - self._held)
+            self._line.hold(held - self._held)
             self._held = held
             return
         if messages.held:
             raise Error(Code.INTERNAL, _CUT)
         if self.data is None:
             raise Error(Code.UNIMPLEMENTED, _COUNT.format("no"))
-        self._link.held -= self._held
+        self._line.held -= self._held
         self._held = 0
         self._messages = None
         self.start()
@@ -97,12 +97,12 @@ class ManyRequests(NativeIncoming):
     _taken = 0
     _turned = 0.0
 
-    def __init__(self, link: Line, stream_id: int, opening: Opening, route: Route) -> None:
+    def __init__(self, line: Line, stream_id: int, opening: Opening, route: Route) -> None:
         """Begin without messages."""
-        super().__init__(link, stream_id, opening, route)
-        self._messages = Messages(link.shared.options.received, opening.encoding)
+        super().__init__(line, stream_id, opening, route)
+        self._messages = Messages(line.shared.options.received, opening.encoding)
         self._waiting: deque[tuple[bytes, int]] = deque()  # messages, each with the credit that it gives back
-        self._arrived = Bell(link.shared.loop)
+        self._arrived = Bell(line.shared.loop)
 
     def feed(self, data: bytes, credit: int, *, end: bool) -> None:
         """Take content."""
@@ -112,10 +112,10 @@ class ManyRequests(NativeIncoming):
             if end and held:
                 raise Error(Code.INTERNAL, _CUT)  # noqa: TRY301 - it ends the RPC, as whatever else is wrong here
             if held or self._held:
-                self._link.hold(held - self._held)
+                self._line.hold(held - self._held)
                 self._held = held
         except Error as error:
-            self._link.http2.acknowledge(self.stream_id, credit)
+            self._line.http2.acknowledge(self.stream_id, credit)
             self.end(Status(code=error.code, message=error.message))
             return
         credit += self._owed
@@ -128,7 +128,7 @@ class ManyRequests(NativeIncoming):
         elif self._arrived:  # somebody waits for what is not whole: let the rest of it come
             self._owed = 0
             if credit:
-                self._link.http2.acknowledge(self.stream_id, credit)
+                self._line.http2.acknowledge(self.stream_id, credit)
         else:
             self._owed = credit
         if end:
@@ -149,8 +149,8 @@ class ManyRequests(NativeIncoming):
                 return END
             if self._owed:
                 owed, self._owed = self._owed, 0
-                self._link.http2.acknowledge(self.stream_id, owed)
-                self._link.wake()
+                self._line.http2.acknowledge(self.stream_id, owed)
+                self._line.wake()
             await self._arrived.wait()
         if self.over:
             raise Ended
@@ -158,8 +158,8 @@ class ManyRequests(NativeIncoming):
         owed = self._owed + credit
         if owed and (not waiting or owed >= _GIVE_BACK):
             self._owed = 0
-            self._link.http2.acknowledge(self.stream_id, owed)
-            self._link.wake()
+            self._line.http2.acknowledge(self.stream_id, owed)
+            self._line.wake()
         else:
             self._owed = owed
         return message
@@ -177,5 +177,5 @@ class ManyRequests(NativeIncoming):
         self._owed = 0
         self._waiting.clear()
         if owed:
-            self._link.http2.acknowledge(self.stream_id, owed)
+            self._line.http2.acknowledge(self.stream_id, owed)
         self._arrived.ring()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from servicekit.wire import BindError
 
 from .options import NativeOptions
-from .protocol import Link
+from .protocol import ClientLine
 from .shared import Shared
 from .sockets import Sockets, forget, listening, release
 from .tls import context_of, credentials_of
@@ -91,15 +91,15 @@ class NativeListener:
             for sock in sockets:
                 self._servers.append(
                     await self._shared.loop.create_server(
-                        self._link,
+                        self._line,
                         sock=sock,
                         ssl=context,
                         ssl_handshake_timeout=None if context is None else self._shared.options.handshake,
                     )
                 )
 
-    def _link(self) -> Link:
-        return Link(self._shared)
+    def _line(self) -> ClientLine:
+        return ClientLine(self._shared)
 
     async def stop(self, grace: float) -> None:
         """Accept nothing new, let RPCs in flight finish for ``grace`` seconds, cancel the rest; return when all is over.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from servicekit.call import Call, Idempotency, Method
+from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message, Only
 from servicekit.errors import By, Code, Error
+from servicekit.method import Idempotency, Method
 
 PREVIOUS = "grpc-previous-rpc-attempts"
 """The request metadata that says how many attempts came before this one (gRFC A6)."""

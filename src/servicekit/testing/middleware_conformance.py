@@ -30,8 +30,8 @@ from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final
 
-from servicekit.call import Kind
 from servicekit.clock import MovableClock
+from servicekit.method import Kind
 
 from . import (
     middleware_bare,

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from servicekit.call import Call, Kind, Side
+from servicekit.call import Call, Side
 from servicekit.clock import MovableClock, settle
 from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.errors import Code
+from servicekit.method import Kind
 
 from .middleware_service import Answer, Service, answer_of, begin
 from .pair import Over, Pair, pair

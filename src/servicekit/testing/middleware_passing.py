@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-from servicekit.call import Kind
 from servicekit.endpoint import chain, only
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 
 from .middleware_ground import WORDS, Ground
 from .middleware_service import HEADERS, NOTE, TRAILERS, Answer, expected, kept, path_of

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from servicekit.call import Kind
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 
 from .v1.echo_pb2 import (
     AppendRequest,

@@ -15,12 +15,13 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TypeAlias
 
-from servicekit.call import Call, Idempotency, Kind, Method, Side, deadline_error
+from servicekit.call import Call, Side, deadline_error
 from servicekit.clock import Clock, MovableClock, Timer
 from servicekit.current import serving
 from servicekit.endpoint import Chain, Endpoint, Message, Middleware
 from servicekit.mapping import ErrorMapping, to_error, unexpected
 from servicekit.metadata import Metadata
+from servicekit.method import Idempotency, Kind, Method
 from servicekit.transport.codec import size_of
 from servicekit.transport.requests import Requests, each
 from servicekit.wire import Security

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol, TypeAlias, TypeVar
 
-from servicekit.call import Kind
 from servicekit.clock import Clock
 from servicekit.errors import Code, Error
+from servicekit.method import Kind
 from servicekit.wire import END, Head, Incoming, Listener, Route, Serve, Status, Stream, Wire
 
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from .status import as_tuple
 from .writes import Writes
 
 if TYPE_CHECKING:
-    from servicekit.call import Method
     from servicekit.clock import Clock
     from servicekit.endpoint import Endpoint
+    from servicekit.method import Method
 
 
 FOREVER = 1e9

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from servicekit.call import Kind
 from servicekit.clock import SystemClock
 from servicekit.endpoint import Chain, shown
 from servicekit.errors import Code, Error
 from servicekit.explain import block, blocks, explained
+from servicekit.method import Kind
 
 from .attempt import Sender
 from .callables import Caller, StreamStream, StreamUnary, UnaryStream, UnaryUnary
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from servicekit.call import Method
     from servicekit.clock import Clock
+    from servicekit.method import Method
     from servicekit.wire import Wire
 
     from .exchange import Exchange

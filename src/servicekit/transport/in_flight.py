@@ -9,8 +9,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servicekit.call import Call, Method
+    from servicekit.call import Call
     from servicekit.errors import Error
+    from servicekit.method import Method
 
 
 class InFlight:

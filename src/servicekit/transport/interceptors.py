@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from servicekit.call import Kind
 from servicekit.clock import SystemClock
 from servicekit.endpoint import chain
 from servicekit.grpcio.handlers import handler_for
 from servicekit.mapping import ErrorMapping
+from servicekit.method import Kind
 
 from .attempt import Sender
 from .callables import Caller, requests_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from servicekit.call import Idempotency, Kind, Method
+from servicekit.method import Idempotency, Kind, Method
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor

@@ -35,8 +35,9 @@ from .status import GRPC_CODES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from servicekit.call import Call, Method
+    from servicekit.call import Call
     from servicekit.endpoint import Endpoint, Middleware
+    from servicekit.method import Method
 
 
 def on_server(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from servicekit.call import Kind
 from servicekit.endpoint import shown
 from servicekit.errors import Code, Error
 from servicekit.explain import block, blocks
+from servicekit.method import Kind
 
 from .codec import Codec
 from .methods import UNKNOWN, describe

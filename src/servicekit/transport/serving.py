@@ -23,8 +23,9 @@ from .served import Served, ServedCall, too_large
 from .status import status_of
 
 if TYPE_CHECKING:
-    from servicekit.call import Call, Method
+    from servicekit.call import Call
     from servicekit.endpoint import Endpoint
+    from servicekit.method import Method
     from servicekit.wire import Incoming
 
     from .codec import Codec

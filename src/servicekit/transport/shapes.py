@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Executor
 
-    from servicekit.call import Kind
+    from servicekit.method import Kind
 
     from .context import Context
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from concurrent.futures import Executor
 
-    from servicekit.call import Kind
+    from servicekit.method import Kind
 
     from .context import Context
 
