@@ -232,6 +232,7 @@ def compared(examples: int) -> None:
 @pytest.fixture(autouse=True)
 def _a_quiet_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "servicekit")
+    caplog.set_level(logging.CRITICAL, "asyncio")  # on tasks that grpc.aio's client leaves behind
 
 
 def test_a_client_sees_the_same() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -40,6 +41,11 @@ PATIENCE = 15.0
 
 BIG = 200_000
 """Bytes of a message that does not fit into a window."""
+
+
+@pytest.fixture(autouse=True)
+def _a_quiet_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "servicekit")
 
 
 class MineError(Exception):
