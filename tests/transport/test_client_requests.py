@@ -363,7 +363,12 @@ async def test_writers_of_a_call_that_ends_with_an_answer_unread(over: Over) -> 
         await held.begun.wait()
         held.release.set()
         results = await asyncio.gather(*writes, return_exceptions=True)
-        assert isinstance(results[-1], asyncio.InvalidStateError)
+        assert {type(result) for result in results} <= {
+            type(None),
+            asyncio.InvalidStateError,
+        }  # core may have room for all
+        with pytest.raises(asyncio.InvalidStateError):
+            await written(call)
         assert await finish(call, Kind.BIDI_STREAM) == ["one"]
 
 
