@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -54,6 +54,60 @@ def test_more_than_a_streams_window_is_its_fault() -> None:
     talk.say(headers(1), headers(3), *[data(1, bytes(16_384))] * 4)
     assert talk.refused_by(1, data(1)) == FLOW
     assert talk.connection.streams == 1
+
+
+SMALL = st.builds(data, st.sampled_from([1, 1, 1, 3]), st.sampled_from([b"\x01xx", bytes(1000), bytes(1024)]))
+LAST = st.sampled_from([data(1, end=True), data(3, end=True)])
+ODD = st.one_of(
+    st.builds(
+        frame,
+        st.just(frames.DATA),
+        st.sampled_from([0, frames.END_STREAM, frames.PADDED, 0x40]),
+        st.sampled_from([1, 3, 5, 9, 0, (1 << 31) + 1]),
+        st.sampled_from([b"\x01xx", b"", bytes(1025), bytes(2_000)]),
+    ),
+    st.sampled_from([reset(1), headers(1, TRAILERS, end=True), frame(frames.PING, 0, 0, b"12345678"), headers(7)]),
+)
+SAID = st.lists(st.sampled_from([SMALL] * 8 + [LAST, ODD]).flatmap(lambda kind: kind), max_size=20)
+
+
+def made_of(talk: Conversation, reads: list[bytes]) -> tuple[object, ...]:
+    """Return what a connection makes of ``reads``: content put together, everything else as it comes."""
+    told: list[object] = []
+    for event in [event for read in reads for event in talk.say(read)]:
+        last = told[-1] if told else None
+        if isinstance(event, Data) and isinstance(last, Data) and last.stream_id == event.stream_id:
+            assert not last.end_stream
+            told[-1] = Data(
+                event.stream_id, last.data + event.data, last.credit + event.credit, end_stream=event.end_stream
+            )
+        else:
+            told.append(event if isinstance(event, Data) else (type(event), getattr(event, "stream_id", None)))
+    connection = talk.connection
+    windows = [(stream.id, stream.state, stream.receive_window) for stream in connection._streams.open.values()]
+    return told, talk.hear(), windows, connection._credit.window, connection._credit.lent
+
+
+@settings(max_examples=500, deadline=None)
+@given(SAID, st.integers(60, 64), st.floats(0, 1))
+def test_it_does_not_matter_what_comes_in_one_read(said: list[bytes], spent: int, cut: float) -> None:
+    """Small frames that come together are one event: of the same content, and at the same price, as one by one."""
+    talks = Conversation(), Conversation()
+    for talk in talks:
+        talk.say(headers(1), headers(3), headers(5), *[data(1, bytes(1000))] * spent)
+        talk.hear()
+    octets = b"".join(said)
+    middle = int(cut * len(octets))
+    assert made_of(talks[0], [octets[:middle], octets[middle:]]) == made_of(talks[1], said)
+
+
+def test_small_frames_that_come_together_are_one_event() -> None:
+    """An event for each would cost as much as all else about a small message."""
+    talk = Conversation()
+    talk.say(headers(1))
+    assert talk.say(*[data(1, b"ab")] * 100, data(1, b"c", end=True)) == [
+        Data(1, b"ab" * 100 + b"c", 201, end_stream=True)
+    ]
 
 
 @pytest.mark.parametrize("last", [data(33), data(33, end=True), frame(frames.DATA, frames.PADDED, 33, b"\x00x")])

@@ -177,7 +177,7 @@ def test_the_table_has_a_column_for_each_state() -> None:
     ("act", "told"),
     [
         (lambda talk: talk.say(headers(1, TRAILERS, end=True)), [Trailers]),
-        (lambda talk: talk.say(data(1), data(1, end=True)), [Data, Data]),
+        (lambda talk: talk.say(data(1), data(1, end=True)), [Data]),
         (lambda talk: talk.say(reset(1)), [StreamReset]),
     ],
 )

@@ -39,7 +39,7 @@ class ResponseReceived:
 
 @dataclass(slots=True)
 class Data:
-    """A part of a request's or response's content, in order.
+    """A part of a request's or response's content, in order: of one frame, or of several small ones that came together.
 
     ``credit`` is what it took of the flow-control windows, padding included. It must be given back exactly once by
     ``Connection.acknowledge``, when the data has been taken, also where the stream has ended in the meantime.

@@ -35,6 +35,7 @@ _HEADER_SIZE = FRAME_HEADER.size
 _TYPE_AT = 3
 _PRIORITY_SIZE = 5
 _ENDING_HEADERS = END_HEADERS | END_STREAM
+_SMALL = 1024  # octets of content in a frame that is put together with the next ones of its stream
 
 
 class Inbound:
@@ -144,8 +145,16 @@ class Inbound:
                     state = RECEIVED_DATA_END[stream.state] if flags else RECEIVED_DATA[stream.state]
                     if state < 0 or credit.window < 0 or stream.receive_window < 0:
                         messages.refuse_data(stream_id, state, size)
+                    content = data[start:stop]
+                    if not flags and size <= _SMALL and end - position > _HEADER_SIZE:
+                        position, more, flags = self._run(data, position, stream)
+                        if more:
+                            content = b"".join((content, *more))
+                            size = len(content)
+                            if flags:
+                                state = RECEIVED_DATA_END[stream.state]
                     credit.lent += size
-                    append(Data(stream_id, data[start:stop], size, flags == END_STREAM))
+                    append(Data(stream_id, content, size, flags == END_STREAM))
                     stream.state = state
                     if state == CLOSED:
                         self._output.forget(stream)
@@ -183,6 +192,40 @@ class Inbound:
             except StreamFault as fault:
                 self._control.refuse(fault, now, events)
         return position
+
+    def _run(self, data: bytes, position: int, stream: Stream) -> tuple[int, list[bytes], int]:
+        """Return where a run of small DATA frames of ``stream`` ends, their contents, and the flags of the last.
+
+        They make one event with the frame before them: an event for each costs as much as all else about a small
+        message. What is wrong in any way ends the run, and is judged by itself.
+        """
+        unpack = FRAME_HEADER.unpack_from
+        credit = self._credit
+        contents: list[bytes] = []
+        end = len(data)
+        room = min(credit.window, stream.receive_window)
+        left = room
+        flags = 0
+        while not flags and end - position > _HEADER_SIZE:
+            word, flags, stream_id = unpack(data, position)
+            size = word >> 8
+            start = position + _HEADER_SIZE
+            if (
+                word & 0xFF != DATA
+                or stream_id != stream.id
+                or flags > END_STREAM
+                or not 0 < size <= left
+                or size > _SMALL
+                or start + size > end
+            ):
+                flags = 0
+                break
+            left -= size
+            position = start + size
+            contents.append(data[start:position])
+        credit.window -= room - left
+        stream.receive_window -= room - left
+        return position, contents, flags
 
     def _begin(self, data: bytes) -> int:
         """Check the preface and that SETTINGS follow it (section 3.4); return where they begin."""

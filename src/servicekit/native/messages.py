@@ -15,6 +15,7 @@ PREFIX: Final = 5
 prefix: Final = struct.Struct(">BL").pack
 """``prefix(flags, length)`` is what goes before a message; flags are 1 for a compressed one, else 0."""
 
+_prefix_at: Final = struct.Struct(">BL").unpack_from
 _NONE: Final[tuple[bytes, ...]] = ()
 
 
@@ -78,8 +79,13 @@ class Messages:
                     self._start = data[at:]
                     self.held = end - at
                     return whole
-                self._begin(data[at], int.from_bytes(data[at + 1 : at + PREFIX], "big"))
+                flags, length = _prefix_at(data, at)
                 at += PREFIX
+                if not flags and length <= self._limit and length <= end - at:
+                    whole.append(data[at : at + length])
+                    at += length
+                    continue
+                self._begin(flags, length)
             if end - at < self._missing:
                 self._parts.append(data[at:])
                 self._missing -= end - at

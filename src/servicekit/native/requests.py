@@ -94,6 +94,7 @@ class ManyRequests(NativeIncoming):
 
     _owed = 0  # credit of what was taken, or is not whole
     _closed = False
+    _untaken = 0  # messages of the first batch
     _taken = 0
     _turned = 0.0
 
@@ -101,7 +102,8 @@ class ManyRequests(NativeIncoming):
         """Begin without messages."""
         super().__init__(line, stream_id, opening, route)
         self._messages = Messages(line.shared.options.received, opening.encoding)
-        self._waiting: deque[tuple[bytes, int]] = deque()  # messages, each with the credit that it gives back
+        self._waiting: deque[bytes] = deque()
+        self._batches: deque[tuple[int, int]] = deque()  # how many of them came at once, for how much credit
         self._arrived = Bell(line.shared.loop)
 
     def feed(self, data: bytes, credit: int, *, end: bool) -> None:
@@ -120,10 +122,10 @@ class ManyRequests(NativeIncoming):
             return
         credit += self._owed
         if found:
-            waiting = self._waiting
-            for message in found:
-                waiting.append((message, credit))
-                credit = 0
+            if not self._batches:
+                self._untaken = len(found)
+            self._batches.append((len(found), credit))
+            self._waiting.extend(found)
             self._owed = 0
         elif self._arrived:  # somebody waits for what is not whole: let the rest of it come
             self._owed = 0
@@ -154,15 +156,22 @@ class ManyRequests(NativeIncoming):
             await self._arrived.wait()
         if self.over:
             raise Ended
-        message, credit = waiting.popleft()
-        owed = self._owed + credit
-        if owed and (not waiting or owed >= _GIVE_BACK):
+        self._untaken -= 1
+        if not self._untaken:
+            self._end_batch()
+        return waiting.popleft()
+
+    def _end_batch(self) -> None:
+        batches = self._batches
+        owed = self._owed + batches.popleft()[1]
+        if batches:
+            self._untaken = batches[0][0]
+        if owed and (not batches or owed >= _GIVE_BACK):
             self._owed = 0
             self._line.http2.acknowledge(self.stream_id, owed)
             self._line.wake()
         else:
             self._owed = owed
-        return message
 
     async def _give_turn(self) -> None:
         now = self._shared.clock.time()
@@ -173,8 +182,9 @@ class ManyRequests(NativeIncoming):
 
     def _close(self) -> None:
         super()._close()
-        owed = self._owed + sum(credit for _, credit in self._waiting)
+        owed = self._owed + sum(credit for _, credit in self._batches)
         self._owed = 0
+        self._batches.clear()
         self._waiting.clear()
         if owed:
             self._line.http2.acknowledge(self.stream_id, owed)

@@ -81,13 +81,17 @@ class Requests:
         assert self._kept is not None  # noqa: S101 - what _check has just made sure of
         return self._kept[index]
 
-    @property
-    def plain(self) -> bool:
-        """Whether nothing is kept and the end was not seen."""
-        return self._kept is None and not self._over
+    def following_for(self, reading: _Pass) -> Awaitable[Any] | None:
+        """Return the read of the next message, if nothing stands in its way that ``at`` has to look at."""
+        if reading.index == self.taken and self._kept is None and not self._over:
+            return self.following(reading)
+        return None
 
-    async def following(self) -> Any:
-        """Return the message that is next in the source, which is not to be kept. Raises StopAsyncIteration."""
+    async def following(self, reading: _Pass | None = None) -> Any:
+        """Return the message that is next in the source, which is not to be kept. Raises StopAsyncIteration.
+
+        A pass that is told of it needs no coroutine of its own, which is a good part of what a message costs.
+        """
         try:
             message = await self._source.__anext__()
         except StopAsyncIteration:
@@ -101,6 +105,8 @@ class Requests:
             self._over, self._failure = True, error
             raise
         self.taken += 1
+        if reading is not None:
+            reading.index += 1
         return message
 
     async def _pull_kept(self) -> None:
@@ -140,25 +146,23 @@ class Requests:
 
 
 class _Pass:
-    __slots__ = ("_index", "_requests")
+    __slots__ = ("_requests", "index")
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._index = 0
+        self.index = 0
 
     def __aiter__(self) -> _Pass:
         return self
 
-    async def __anext__(self) -> Any:
+    def __anext__(self) -> Awaitable[Any]:
+        return self._requests.following_for(self) or self._at()
+
+    async def _at(self) -> Any:
         requests = self._requests
-        # What nearly every message is: asked for apart, for another coroutine is a tenth of what it costs.
-        if self._index == requests.taken and requests.plain:
-            message = await requests.following()
-            self._index += 1
-            return message
-        message = await requests.at(self._index)
-        self._index += 1
-        requests.release(self._index)
+        message = await requests.at(self.index)
+        self.index += 1
+        requests.release(self.index)
         return message
 
 
@@ -183,8 +187,14 @@ class Reader:
         """Return itself: a second loop goes on where the first one stopped."""
         return self
 
-    async def __anext__(self) -> Any:
+    def __anext__(self) -> Awaitable[Any]:
         """Return the next message. Raises StopAsyncIteration after the last."""
+        iterator = self._iterator
+        if type(iterator) is _Pass and self._call.failure is None:
+            return iterator.__anext__()  # what nearly every read is
+        return self._read()
+
+    async def _read(self) -> Any:
         if self._call.failure is not None:
             await self._check(self._call)
         iterator = self._iterator
