@@ -12,6 +12,7 @@ from servicekit.wire import Ended, Head, Received, Status
 
 from .bell import Bell
 from .codings import compressed
+from .heap import LARGE
 from .messages import PREFIX, framed, framed_compressed, prefix
 from .options import KIB
 from .statuses import HEADERS, TRAILERS, headers_of, trailers_of, trailers_only
@@ -33,7 +34,6 @@ _HEADERS: Final = encode_stateless(HEADERS)
 _TRAILERS: Final = encode_stateless(TRAILERS)
 
 _TOGETHER: Final = 12 * KIB  # of messages for one frame, which may have 16
-_LARGE: Final = 64 * KIB
 _FIRST: Final = 16 * KIB - PREFIX  # what fills a frame of the default size
 _TURN_MESSAGES: Final = 256
 _LOOK_MESSAGES: Final = 16  # between two looks at the clock
@@ -231,7 +231,7 @@ class NativeIncoming:
                     status = _UNFINISHED
             elif len(data) > self._shared.options.sent:
                 status, data = self._oversized(data), None
-            elif len(data) < _LARGE and not self._started and not self._encoding and not status.trailers:
+            elif len(data) < LARGE and not self._started and not self._encoding and not status.trailers:
                 # What nearly every unary call ends with, in one go.
                 line = self._line
                 self.over = True
@@ -267,7 +267,9 @@ class NativeIncoming:
         if data is not None:
             if not self._started:
                 self._send_headers(())
-            if len(data) < _LARGE or self._compressing:
+            if len(data) >= LARGE:
+                self._shared.large()
+            if len(data) < LARGE or self._compressing:
                 http2.send_data(stream_id, self._framed(data))
             else:  # the frames cut their pieces out of it: to copy all of it behind its prefix would be half the price
                 http2.send_data(stream_id, prefix(0, len(data)) + data[:_FIRST])

@@ -18,6 +18,7 @@ from servicekit.http2.events import Data, RequestReceived, StreamReset, Terminat
 from servicekit.wire import Security, Status
 
 from .heads import Opening
+from .heap import LARGE
 from .options import KIB, READ
 from .requests import ManyRequests, OneRequest
 from .sockets import peer_name
@@ -388,6 +389,8 @@ class ClientLine(asyncio.BufferedProtocol):
     def hold(self, more: int) -> None:
         """Count ``more`` bytes of requests that are not whole. Raises Error when there are too many of them."""
         self.held += more
+        if self.held > LARGE:
+            self.shared.large()
         if more > 0 and self.held > self.shared.options.buffered + self.shared.options.received:
             self.held -= more
             raise Error(Code.RESOURCE_EXHAUSTED, "the requests of this connection that are not whole are too large")

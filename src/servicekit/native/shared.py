@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from .bell import Bell
+from .heap import keep_freed_memory
 from .options import READ, NativeOptions
 from .wheel import Wheel
 
@@ -63,6 +64,7 @@ class Shared:
         """Rings, while the listener stops, when a connection or a serving task is gone."""
         # What is read is copied out of it at once, before anybody else reads.
         self.buffer = memoryview(bytearray(READ))
+        self._keeps = False
 
     def admit(self, member: Member) -> bool:
         """Let a connection in, and return True, unless there are too many, or the listener is gone."""
@@ -85,3 +87,9 @@ class Shared:
         self.serving.discard(served)
         if self.stopping:
             self.changed.ring()
+
+    def large(self) -> None:
+        """Take note that there are large messages."""
+        if not self._keeps:
+            self._keeps = True
+            keep_freed_memory()
