@@ -56,7 +56,7 @@ def answer(one: Connection, event: Event) -> None:
     elif isinstance(event, Data):
         one.acknowledge(event.stream_id, event.credit)
     elif isinstance(event, RequestReceived):
-        Opening(event.headers.method, event.headers.path, event.headers.regular)
+        Opening.of(event.headers)
         one.send_headers(event.stream_id, RESPONSE)
         one.send_data(event.stream_id, bytes(100))
         one.send_headers(event.stream_id, TRAILERS, end_stream=True)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from servicekit.http2 import frames
-from servicekit.http2.errors import ErrorCode
+from servicekit.http2.errors import ErrorCode, StreamFault
 from servicekit.http2.events import Data, RequestReceived, Trailers
 from servicekit.http2.frames import END_HEADERS, frame
+from servicekit.http2.headers import Field, Leads, RequestFields, request
+from servicekit.http2.hpack_decoder import HeaderBlock
 from servicekit.http2.hpack_encoder import encode_stateless
 from tests.http2.conversation import REQUEST, TRAILERS, Conversation, Fields, data, headers
 
@@ -86,6 +92,46 @@ def test_a_well_formed_request_is_taken(fields: Fields) -> None:
     assert isinstance(received, RequestReceived)
     assert received.headers.regular == tuple(field for field in fields if not field[0].startswith(b":"))
     assert received.headers.method == dict(fields)[b":method"]
+
+
+WHOLE = st.sampled_from([REQUEST] * 6 + [REQUEST[:4], (*REQUEST[:2], TE), (METHOD, SCHEME, TE, PATH), (SCHEME, PATH)])
+ONE = st.sampled_from(
+    [
+        *[(b"traceparent", b"00-1-2-01"), (b"x-request-id", b"a"), (b"grpc-timeout", b"9u"), (b"cookie", b"")] * 4,
+        *[TE, (b"te", b"gzip"), (b"content-length", b"1"), (b"content-length", b"2"), (b"connection", b"close")],
+        *[(b":path", b"/x"), (b":status", b"200"), (b"a:b", b"x"), (b"", b"x"), (b"Upper", b"x"), (b"x", b" a")],
+        *[(b"x", b"a\n"), (b"x", b"\x00"), (b"x", b"a\tb"), (b"x", b"\xff")],
+    ]
+)
+SLOTS = [slot for slot in RequestFields.__slots__ if slot not in {"lead", "memo", "rest"}]
+
+
+def checked(check: Callable[[int, HeaderBlock], RequestFields], block: HeaderBlock) -> object:
+    try:
+        made = check(1, block)
+    except StreamFault as fault:
+        return fault.stream_id, fault.code, str(fault)
+    return [getattr(made, slot) for slot in SLOTS]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(WHOLE, st.lists(ONE, max_size=2), st.lists(ONE, min_size=1, max_size=4)), max_size=20))
+def test_a_beginning_that_is_known_changes_nothing(requests: list[tuple[Fields, list[Field], list[Field]]]) -> None:
+    """Whether it is checked as a whole, or what is new in it alone, a section is found to be the same."""
+    leads = Leads()
+    for first, more, rest in requests:
+        fields = (*first, *more, *rest)
+        size = sum(map(len, fields))
+        parted = HeaderBlock(fields, size, leading=len(first) + len(more))
+        assert checked(leads.request, parted) == checked(request, HeaderBlock(fields, size))
+
+
+def test_a_client_cannot_fill_the_memory_with_beginnings() -> None:
+    """Those that are known are few."""
+    leads = Leads()
+    for number in range(1000):
+        leads.request(1, HeaderBlock((*REQUEST, (b"x", b"%d" % number), (b"y", b"")), 0, leading=len(REQUEST) + 1))
+    assert len(leads._known) <= 16
 
 
 def test_the_same_block_is_checked_once() -> None:

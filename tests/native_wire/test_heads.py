@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servicekit.errors import Code
+from servicekit.http2.headers import Field, RequestFields
 from servicekit.native.heads import Opening
 from servicekit.native.statuses import fields_of, percent_encoded, refusal, trailers_of
 from servicekit.wire import Status
@@ -54,6 +57,36 @@ def test_an_ordinary_request_is_taken() -> None:
 def test_only_grpc_is_spoken(content_type: bytes | None, http: int) -> None:
     """Whatever is not application/grpc gets HTTP's 415 ("Requests" in the protocol's text)."""
     assert opening(content_type=content_type).http == http
+
+
+BEHIND = st.sampled_from(
+    [
+        *[(b"traceparent", b"00-1-2-01"), (b"a-bin", b"AQI="), (b"a-bin", b"A,QI"), (b"grpc-timeout", b"9u")] * 3,
+        *[(b"grpc-encoding", b"gzip"), (b"grpc-accept-encoding", b"gzip")] * 3,
+        *[(b"grpc-timeout", b"9x"), (b"a-bin", b"?"), (b"x", b"\xc3"), (b"host", b"x")],
+        *[(b"grpc-encoding", b"zstd"), (b"content-type", b"text/plain"), (b"te", b"x"), (b"grpc-status", b"0")],
+    ]
+)
+
+
+@given(
+    st.sampled_from([b"POST", b"POST", b"POST", b"GET"]),
+    st.sampled_from([tuple(ORDINARY.items())] * 4 + [(), ((b"te", b"trailers"),)]),
+    st.lists(BEHIND, max_size=2),
+    st.lists(BEHIND, min_size=1, max_size=4),
+)
+def test_a_beginning_that_is_known_changes_nothing(
+    method: bytes, first: tuple[Field, ...], more: list[Field], rest: list[Field]
+) -> None:
+    """Whether a section is read as a whole, or what is new in it alone, it says the same."""
+    lead = RequestFields({b":method": method, b":path": b"/a.B/C"}, (*first, *more), 0)
+    section = lead.followed_by(tuple(rest), 0)
+    whole = Opening(method, b"/a.B/C", section.regular)
+    for _ in range(2):
+        parted = Opening.of(section)
+        assert [getattr(parted, slot) for slot in Opening.__slots__] == [
+            getattr(whole, slot) for slot in Opening.__slots__
+        ]
 
 
 def test_only_post_is_served() -> None:

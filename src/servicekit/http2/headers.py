@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final, NoReturn
 
 from .errors import ErrorCode, StreamFault
@@ -22,6 +23,7 @@ _REQUEST_PSEUDO: Final = frozenset({b":method", b":scheme", b":authority", b":pa
 _RESPONSE_PSEUDO: Final = frozenset({b":status"})
 _NO_PSEUDO: Final[frozenset[bytes]] = frozenset()
 _MOST_DIGITS: Final = 19
+_MOST_LEADS: Final = 16
 _COLON: Final = ord(":")
 _WATCHED: Final = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
@@ -31,9 +33,15 @@ class RequestFields:
 
     ``regular`` are the fields that are not pseudo-header fields, in their order. ``size`` is counted as by RFC 9113,
     section 6.5.2. ``memo`` is free for whoever stands above; it lives as long as the section.
+
+    ``lead`` is None, or a section that this one begins with, and that others do too; ``rest`` are the regular fields
+    behind it.
     """
 
-    __slots__ = ("authority", "content_length", "memo", "method", "path", "regular", "scheme", "size")
+    __slots__ = ("authority", "content_length", "lead", "memo", "method", "path", "regular", "rest", "scheme", "size")
+
+    lead: RequestFields | None
+    rest: tuple[Field, ...]
 
     def __init__(self, pseudo: dict[bytes, bytes], regular: tuple[Field, ...], size: int) -> None:
         self.method = pseudo[b":method"]
@@ -44,6 +52,23 @@ class RequestFields:
         self.content_length: int | None = None
         self.size = size
         self.memo: object | None = None
+        self.lead = None
+        self.rest = ()
+
+    def followed_by(self, rest: tuple[Field, ...], size: int) -> RequestFields:
+        """Return the section that has ``rest``, well-formed regular fields, behind this one."""
+        fields: RequestFields = RequestFields.__new__(RequestFields)
+        fields.method = self.method
+        fields.scheme = self.scheme
+        fields.authority = self.authority
+        fields.path = self.path
+        fields.regular = self.regular + rest
+        fields.content_length = self.content_length
+        fields.size = size
+        fields.memo = None
+        fields.lead = self
+        fields.rest = rest
+        return fields
 
 
 class ResponseFields:
@@ -68,6 +93,41 @@ class TrailerFields:
         self.regular = regular
         self.size = size
         self.memo: object | None = None
+
+
+class Leads:
+    """The beginnings of requests of one connection, checked once: what a client says anew in each call comes behind."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Field, ...], RequestFields | None] = {}
+
+    def request(self, stream_id: int, block: HeaderBlock) -> RequestFields:
+        """Return the fields of a request, as ``request`` does."""
+        if not block.leading:
+            return request(stream_id, block)
+        fields = block.fields
+        leading = fields[: block.leading]
+        try:
+            lead = self._known[leading]
+        except KeyError:
+            lead = self._learn(leading)
+        rest = fields[block.leading :]
+        if lead is None or not _is_plain(rest):
+            return request(stream_id, block)
+        made = block.memo = lead.followed_by(rest, block.size)
+        return made
+
+    def _learn(self, fields: tuple[Field, ...]) -> RequestFields | None:
+        """Return the section of ``fields`` alone, or None if that is none; once there are too many, all go."""
+        lead: RequestFields | None = None
+        with contextlib.suppress(StreamFault):
+            lead = request(0, HeaderBlock(fields, 0))
+        if len(self._known) >= _MOST_LEADS:
+            self._known.clear()
+        self._known[fields] = lead
+        return lead
 
 
 def request(stream_id: int, block: HeaderBlock) -> RequestFields:
@@ -122,17 +182,10 @@ def _checked(  # noqa: C901 - one rule a branch, one pass over the fields
     fields = block.fields
     if not fields:
         return {}, fields, None
-    # All names at once, and all values: one by one, this would be most of what a fresh block costs.
     names, values = zip(*fields, strict=True)
     all_names = b"".join(names)
-    if all_names.translate(None, _NAME_OCTETS) or b"" in names:
-        _malformed(stream_id, "a field name with octets that none may have")
-    all_values = b"\n".join(values)
-    if len(all_values.translate(None, _NO_VALUE_OCTETS)) != len(all_values) - len(values) + 1:
-        _malformed(stream_id, "a field value with octets that none may have")
-    edged = b"\n%b\n" % all_values  # no value has a line feed within: one at white space is an end (8.2.1)
-    if b" \n" in edged or b"\t\n" in edged or b"\n " in edged or b"\n\t" in edged:
-        _malformed(stream_id, "a field value with white space at an end")
+    if wrong := _wrong(names, all_names, values):
+        _malformed(stream_id, wrong)
     pseudo: dict[bytes, bytes] = {}
     length: int | None = None
     for name, value in fields:
@@ -158,6 +211,27 @@ def _checked(  # noqa: C901 - one rule a branch, one pass over the fields
                 _malformed(stream_id, "a bad content-length")  # 8.1.1, RFC 9110, 8.6
             length = int(of_name[0])
     return pseudo, fields[len(pseudo) :], length
+
+
+def _wrong(names: tuple[bytes, ...], all_names: bytes, values: tuple[bytes, ...]) -> str:
+    """Return what is wrong with the octets of fields, or ""."""
+    # All names at once, and all values: one by one, this would be most of what a fresh block costs.
+    if all_names.translate(None, _NAME_OCTETS) or b"" in names:
+        return "a field name with octets that none may have"
+    all_values = b"\n".join(values)
+    if len(all_values.translate(None, _NO_VALUE_OCTETS)) != len(all_values) - len(values) + 1:
+        return "a field value with octets that none may have"
+    edged = b"\n%b\n" % all_values  # no value has a line feed within: one at white space is an end (8.2.1)
+    if b" \n" in edged or b"\t\n" in edged or b"\n " in edged or b"\n\t" in edged:
+        return "a field value with white space at an end"
+    return ""
+
+
+def _is_plain(fields: tuple[Field, ...]) -> bool:
+    """Return whether ``fields`` are well-formed behind any good beginning, whatever that is."""
+    names, values = zip(*fields, strict=True)
+    all_names = b"".join(names)
+    return b":" not in all_names and _WATCHED.isdisjoint(names) and not _wrong(names, all_names, values)
 
 
 def _malformed(stream_id: int, reason: str) -> NoReturn:

@@ -28,11 +28,13 @@ _STATIC_NAMES: Final = tuple(field[0] for field, _ in _STATIC)
 class HeaderBlock:
     """One decoded header block, shared by all calls that sent the same octets: not to be changed, but for ``memo``."""
 
-    __slots__ = ("fields", "memo", "size")
+    __slots__ = ("fields", "leading", "memo", "size")
 
-    def __init__(self, fields: tuple[Field, ...], size: int) -> None:
+    def __init__(self, fields: tuple[Field, ...], size: int, leading: int = 0) -> None:
         self.fields = fields
         """Names and values, in their order."""
+        self.leading = leading
+        """How many of them, from the first, are entries of a table: these are likely to come again."""
         self.size = size
         """The size of the list as RFC 9113, 6.5.2 counts it: 32 octets for each field beside its own."""
         self.memo: object | None = None
@@ -107,6 +109,7 @@ class HeaderDecoder:
         limit = self.max_list_size
         fields: list[Field] = []
         size = 0
+        leading = -1
         changed = False
         position = 0
         end = len(block)
@@ -128,6 +131,8 @@ class HeaderDecoder:
                     else:
                         field, weight = _STATIC[octet & 0x7F]
                 else:
+                    if leading < 0:
+                        leading = len(fields)
                     if octet >= 0x40:  # 6.2.1: a literal to be indexed
                         index = octet & 0x3F
                         if index == 0x3F:
@@ -209,7 +214,7 @@ class HeaderDecoder:
             self._forget_blocks()
         if size > limit:
             raise HeaderListTooLarge(f"a header list of {size} is over the limit of {limit}")
-        decoded = HeaderBlock(tuple(fields), size)
+        decoded = HeaderBlock(tuple(fields), size, max(0, leading))
         if not changed:
             self._remember(block, decoded)
         return decoded

@@ -6,7 +6,7 @@ method for each frame it takes half as long again.
 
 from __future__ import annotations
 
-from . import frames, headers
+from . import frames
 from .control import Control
 from .errors import ConnectionFault, ErrorCode, StreamFault
 from .events import Data, Event, RequestReceived
@@ -23,7 +23,7 @@ from .frames import (
     STREAM_MASK,
     WORD,
 )
-from .headers import RequestFields
+from .headers import Leads, RequestFields
 from .hpack_errors import HeaderListTooLarge, HpackError
 from .messages import Messages, unpadded
 from .parts import Parts
@@ -49,6 +49,7 @@ class Inbound:
         "_credit",
         "_decoder",
         "_greeted",
+        "_leads",
         "_limits",
         "_messages",
         "_output",
@@ -72,6 +73,7 @@ class Inbound:
         self._decoder = parts.decoder
         self._control = control
         self._messages = Messages(parts, control)
+        self._leads = Leads()
         self._partial = bytearray()
         self._wanted = 0
         self._greeted = not parts.server  # only clients say the preface
@@ -114,6 +116,7 @@ class Inbound:
         decode = self._decoder.decode
         append = events.append
         messages = self._messages
+        leads = self._leads
         serving = self._server and streams.last_id is None
         end = len(data)
         while end - position >= _HEADER_SIZE:
@@ -172,7 +175,7 @@ class Inbound:
                         messages.undecoded(stream_id, error)
                     fields = block.memo
                     if type(fields) is not RequestFields:
-                        fields = headers.request(stream_id, block)
+                        fields = leads.request(stream_id, block)
                     ends = flags == _ENDING_HEADERS
                     if ends and fields.content_length is not None:
                         messages.open(stream_id, fields, flags, now, events)

@@ -18,6 +18,7 @@ from .codings import ACCEPTED, IDENTITY, KNOWN
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from servicekit.http2.headers import RequestFields
     from servicekit.metadata import Pairs
 
 METHOD_NOT_ALLOWED: Final = 405
@@ -66,6 +67,46 @@ class Opening:
             self._read(method, fields)
         except Error as error:
             self.status = Status(code=error.code, message=error.message, trailers=error.trailers)
+
+    @classmethod
+    def of(cls, headers: RequestFields) -> Opening:
+        """Read a section; of one that begins as others do, only what it has behind that."""
+        lead = headers.lead
+        if lead is not None:
+            known = lead.memo
+            if type(known) is not Opening:
+                known = lead.memo = cls(lead.method, lead.path, lead.regular)
+            made = known._followed_by(headers.rest)
+            if made is not None:
+                return made
+        return cls(headers.method, headers.path, headers.regular)
+
+    def _followed_by(self, fields: Iterable[tuple[bytes, bytes]]) -> Opening | None:
+        """Return what these fields and then ``fields`` say, unless it takes all of them together to know it."""
+        if self.http or self.status is not None:
+            return None
+        timeout = self.timeout
+        rest: list[tuple[bytes, bytes]] = []
+        try:
+            for field in fields:
+                if field[0] == b"grpc-timeout":
+                    timeout = seconds(field[1])
+                elif field[0] in _OURS:
+                    return None
+                else:
+                    rest.append(field)
+            more = metadata(rest)
+        except Error:
+            return None
+        made: Opening = Opening.__new__(Opening)
+        made.http = 0
+        made.status = None
+        made.path = self.path
+        made.metadata = self.metadata + more
+        made.timeout = timeout
+        made.encoding = self.encoding
+        made.accepts = self.accepts
+        return made
 
     def _read(self, method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> None:
         own: dict[bytes, bytes] = {}

@@ -212,7 +212,7 @@ class ClientLine(asyncio.BufferedProtocol):
         headers = event.headers
         opening = headers.memo
         if type(opening) is not Opening:
-            opening = headers.memo = Opening(headers.method, headers.path, headers.regular)
+            opening = headers.memo = Opening.of(headers)
         stream_id = event.stream_id
         if opening.http:
             self._refused[stream_id] = opening.http
