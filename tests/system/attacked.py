@@ -29,6 +29,9 @@ from tests.transport.clients import Context, echo
 CAP = 10_000 if SOAK else 200
 """Connections at once."""
 
+MANY, EVERY = CAP + 20, 0.001
+"""Connections that come, and the seconds between two of them."""
+
 AGE, GRACE = 3.0, 1.0
 """Of a connection to a server that is told to be ``aged``."""
 
@@ -87,7 +90,11 @@ def memory() -> float:
 
 
 async def serve(*words: str) -> None:
-    """Serve until the input ends; ``words`` may hold "aged", and "tls" with the files of a key and a chain."""
+    """Serve until the input ends.
+
+    ``words`` may hold "aged", "patient" with idle connections till all of them have come, "raised" for the cap on
+    connections, "timed", and "tls" with the files of a key and a chain.
+    """
     took: list[float] = []
     handle = ClientLine.buffer_updated
 
@@ -98,20 +105,23 @@ async def serve(*words: str) -> None:
 
     if "timed" in words:
         ClientLine.buffer_updated = timed  # type: ignore[method-assign]
+    patient = "patient" in words
     limits = Limits(
         preface_timeout=1.0,
         settings_timeout=1.0,
         header_timeout=1.0,
         stall_timeout=1.0,
-        idle_timeout=2.0,
+        idle_timeout=2.0 + (MANY * EVERY if patient else 0.0),
         drain_timeout=1.0,
-        keepalive_time=1.0,
+        keepalive_time=60.0 if patient else 1.0,
         keepalive_timeout=1.0,
         max_age=AGE if "aged" in words else None,
         age_grace=GRACE,
     )
     clock = SystemClock()
-    listener = NativeListener(clock, options=NativeOptions(connections=CAP, handshake=1.0, http2=limits))
+    listener = NativeListener(
+        clock, options=NativeOptions(connections=CAP + 100 * ("raised" in words), handshake=1.0, http2=limits)
+    )
 
     async def tell(request: EchoRequest, context: Context) -> EchoResponse:
         if request.text != FIGURES:

@@ -28,23 +28,27 @@ from tests.security.certificates import Authority
 from tests.system.attacked import (
     AGE,
     CAP,
+    EVERY,
     FIELDS,
     FIGURES,
     GRACE,
     HELLO,
+    MANY,
     Figures,
     expand,
     unary,
     windows,
 )
-from tests.system.load import ECHO, REQUEST, SOAK, Process, Stalls, Untyped, a_process, offer, soundly
+from tests.system.load import ECHO, REQUEST, Process, Stalls, Untyped, a_process, offer, soundly
 
 RATE, SECONDS = 100.0, 3.0
 SOON = 1.0
 """Seconds in which one is gone who floods: from the first octet, and the machine has other work."""
-MEMORY = 48.0
-"""MiB that an attack may cost at most."""
+MEMORY, PER_CONNECTION = 48.0, 8 / 1024
+"""MiB that an attack may cost at most: one of few connections, and each of many."""
 IN_TIME = 0.15
+STAY = 2.0 + 2 * MANY * EVERY + 1.0 + SOON
+"""Seconds until the last of many idle connections has been closed: they come, are waited for, and may be idle."""
 
 ANSWERED = bytes((1, 5, 0))
 """Within the header of a frame: HEADERS, the last of their stream, which is none of the highest."""
@@ -167,13 +171,17 @@ async def idle(attacker: Attacker) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """``within`` are the seconds in which the server is rid of it; ``server`` is what it is started with."""
+    """``within`` are the seconds in which the server is rid of it; ``server`` is what it is started with.
+
+    Connections come ``every`` so many seconds: all at once they would keep the good client's own loop busy.
+    """
 
     say: Say
     within: float
     server: tuple[str, ...] = ()
     connections: int = 1
     small_buffer: bool = False
+    every: float = 0.0
 
 
 ATTACKS = {
@@ -193,13 +201,15 @@ ATTACKS = {
     "slow headers": Attack(slow_headers, 1.0 + SOON),
     "slow reader": Attack(slow_reader, 1.1 * AGE + GRACE + SOON, ("aged",), small_buffer=True),
     "never reading": Attack(never_reading, 1.0 + 1.0 + SOON, small_buffer=True),
-    "idle": Attack(idle, 2.0 + 1.0 + SOON * (10 if SOAK else 1), connections=CAP + 20),
+    "idle": Attack(idle, STAY, ("patient",), connections=MANY, every=EVERY),
+    "idle, the cap raised": Attack(idle, STAY, ("patient", "raised"), connections=MANY, every=EVERY),
     "silent TLS": Attack(silent, 1.0 + SOON, ("tls",), connections=20),
 }
 
 
-async def attack(one: Attack, address: str) -> None:
+async def attack(one: Attack, address: str, wait: float = 0.0) -> None:
     """Be one attacker, until the server hangs up."""
+    await asyncio.sleep(wait)
     host, _, port = address.rpartition(":")
     with socket.socket() as sock:
         sock.settimeout(0.0)
@@ -268,10 +278,16 @@ async def test_an_attack(name: str, tmp_path: Path) -> None:
         await call(wait_for_ready=True)
         before = await tell(channel)
         good = asyncio.create_task(
-            soundly(functools.partial(offer, call, name, RATE, SECONDS), stalls, process, settling=0.1, rounds=1)
+            soundly(
+                functools.partial(offer, call, name, RATE, SECONDS + one.connections * one.every),
+                stalls,
+                process,
+                settling=0.1,
+                rounds=1,
+            )
         )
         begun = time.monotonic()
-        attackers = [asyncio.create_task(attack(one, process.address)) for _ in range(one.connections)]
+        attackers = [asyncio.create_task(attack(one, process.address, n * one.every)) for n in range(one.connections)]
         try:
             await asyncio.sleep(0.1)  # it is under way: an attack that is over sooner was no harm
             async with asyncio.timeout(one.within + 20):
@@ -283,18 +299,21 @@ async def test_an_attack(name: str, tmp_path: Path) -> None:
                 task.cancel()
             await asyncio.wait([*attackers, good])
     took = gone - begun
+    memory = max(MEMORY, one.connections * PER_CONNECTION)
     print(
-        f"\n{phase}\n{name}: gone in {took:.2f} of {one.within:.1f} s, memory +{most:.1f} of {MEMORY:.0f} MiB,"
+        f"\n{phase}\n{name}: gone in {took:.2f} of {one.within:.1f} s, memory +{most:.1f} of {memory:.0f} MiB,"
         f" {after['cut_off']} cut off, {after['refused']} refused"
     )
     assert phase.codes.keys() == {"OK"}
     assert not any(task.exception() for task in attackers if not task.cancelled())
-    assert most < MEMORY
+    assert most < memory
     if phase.sound:
         assert took < one.within
         assert phase.quantile(0.99) < IN_TIME
     if name == "idle":
         assert after["refused"] >= one.connections - CAP
+    elif "raised" in one.server:
+        assert after["refused"] == 0
 
 
 async def as_fast_as_it_can(attacker: Attacker) -> None:
