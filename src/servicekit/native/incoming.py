@@ -81,6 +81,12 @@ class NativeIncoming:
         if opening.timeout is not None:
             deadline = self.deadline = line.now + opening.timeout
         self.head = Head(path=opening.path, metadata=opening.metadata, peer=line.peer, deadline=deadline)
+        # What every RPC sets in the end. Of names that come up later, when there were many instances, CPython makes a
+        # dictionary for each instance: half a KiB, and slower.
+        self.task = None
+        self.over = False
+        self._begun = False
+        self._callbacks = ()
         if shared.compression is not None:
             self.compress(shared.compression)
 

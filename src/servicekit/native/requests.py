@@ -94,7 +94,9 @@ class ManyRequests(NativeIncoming):
 
     _owed = 0  # credit of what was taken, or is not whole
     _closed = False
-    _untaken = 0  # messages of the first batch
+    # Messages; behind those that came at once, the credit that they give back. None while there are none: many calls
+    # are open for long with nothing to read, and an empty deque is a good part of what they keep.
+    _waiting: deque[bytes | int] | None = None
     _taken = 0
     _turned = 0.0
 
@@ -102,9 +104,10 @@ class ManyRequests(NativeIncoming):
         """Begin without messages."""
         super().__init__(line, stream_id, opening, route)
         self._messages = Messages(line.shared.options.received, opening.encoding)
-        self._waiting: deque[bytes] = deque()
-        self._batches: deque[tuple[int, int]] = deque()  # how many of them came at once, for how much credit
         self._arrived = Bell(line.shared.loop)
+        self._taken = 0
+        self._owed = 0
+        self._waiting = None
 
     def feed(self, data: bytes, credit: int, *, end: bool) -> None:
         """Take content."""
@@ -122,10 +125,10 @@ class ManyRequests(NativeIncoming):
             return
         credit += self._owed
         if found:
-            if not self._batches:
-                self._untaken = len(found)
-            self._batches.append((len(found), credit))
+            if self._waiting is None:
+                self._waiting = deque()
             self._waiting.extend(found)
+            self._waiting.append(credit)
             self._owed = 0
         elif self._arrived:  # somebody waits for what is not whole: let the rest of it come
             self._owed = 0
@@ -143,8 +146,7 @@ class ManyRequests(NativeIncoming):
         self._taken += 1
         if not self._taken % _LOOK_MESSAGES:
             await self._give_turn()
-        waiting = self._waiting
-        while not waiting:
+        while self._waiting is None:
             if self.over:
                 raise Ended
             if self._closed:
@@ -156,17 +158,20 @@ class ManyRequests(NativeIncoming):
             await self._arrived.wait()
         if self.over:
             raise Ended
-        self._untaken -= 1
-        if not self._untaken:
-            self._end_batch()
-        return waiting.popleft()
+        waiting = self._waiting
+        message, credit = waiting.popleft(), waiting[0]
+        assert isinstance(message, bytes)  # noqa: S101 - a batch begins with one
+        if isinstance(credit, int):
+            waiting.popleft()
+            self._give_back(credit)
+        return message
 
-    def _end_batch(self) -> None:
-        batches = self._batches
-        owed = self._owed + batches.popleft()[1]
-        if batches:
-            self._untaken = batches[0][0]
-        if owed and (not batches or owed >= _GIVE_BACK):
+    def _give_back(self, credit: int) -> None:
+        """Take note that a batch has been taken, and give back its credit when it is the last, or it has become much."""
+        if not self._waiting:
+            self._waiting = None
+        owed = self._owed + credit
+        if owed and (self._waiting is None or owed >= _GIVE_BACK):
             self._owed = 0
             self._line.http2.acknowledge(self.stream_id, owed)
             self._line.wake()
@@ -182,10 +187,9 @@ class ManyRequests(NativeIncoming):
 
     def _close(self) -> None:
         super()._close()
-        owed = self._owed + sum(credit for _, credit in self._batches)
+        owed = self._owed + sum(one for one in self._waiting or () if isinstance(one, int))
         self._owed = 0
-        self._batches.clear()
-        self._waiting.clear()
+        self._waiting = None
         if owed:
             self._line.http2.acknowledge(self.stream_id, owed)
         self._arrived.ring()
