@@ -105,6 +105,7 @@ class Server(Host):
         self._serving = Serving(links=links, errors=mapping, clock=self._clock, largest=largest)
         super().__init__(Router(self._serving, interceptors=interceptors, threads=threads), listener)
         self._credentials = credentials
+        self._wire = wire if isinstance(wire, str) else type(wire).__name__
         self._wanted = [address] if isinstance(address, str) else list(address)
         self._reflection = reflection
         self._started = False
@@ -163,7 +164,8 @@ class Server(Host):
         await self._listener.start(self._router.route)
         if self.health is not None:
             await self.health.serving(services)
-        self._log.info("serving", addresses=list(self.addresses), services=[s for s in services if s not in AUXILIARY])
+        own = [service for service in services if service not in AUXILIARY]
+        self._log.info("serving", wire=self._wire, addresses=list(self.addresses), services=own)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.

@@ -56,10 +56,10 @@ async def line(process: Process) -> dict[str, Any]:
     return fields
 
 
-async def serving(process: Process) -> str:
+async def serving(process: Process, wire: str = "grpcio") -> str:
     """Where it serves, once it does. It is safe to send signals after the first answer, not before."""
     fields = await line(process)
-    assert fields["event"] == "serving", fields
+    assert (fields["event"], fields.get("wire")) == ("serving", wire), fields
     (address,) = fields["addresses"]
     async with connect(address, middleware=[]) as channel:
         check = channel.unary_unary(
@@ -82,7 +82,7 @@ def events(log: str) -> list[str]:
 async def test_it_serves_the_demo_until_it_is_told_to_go(wire: str) -> None:
     """Health and reflection know the service, the demo gets its text back, and SIGTERM ends it with 0."""
     async with running("main", ADDRESS="127.0.0.1:0", ENCRYPTION_KEYRING=f"k1:{KEY}", WIRE=wire) as server:
-        address = await serving(server)
+        address = await serving(server, wire)
         assert not address.endswith(":0")
         async with connect(address, middleware=[]) as channel:
             reflection = channel.stream_stream(
@@ -112,7 +112,7 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path, wire: str) -> None:
     """Which no other machine can reach, so it needs no leave; SIGINT ends it like SIGTERM."""
     address = f"unix:{tmp_path}/s"
     async with running("main", ADDRESS=address, WIRE=wire) as server:
-        assert await serving(server) == address
+        assert await serving(server, wire) == address
         server.send_signal(signal.SIGINT)
         code, log, errors = await ended(server)
     assert (code, events(log), errors) == (0, ["draining", "stopped"], "")
@@ -122,7 +122,7 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path, wire: str) -> None:
 async def test_a_second_signal_ends_it_at_once(wire: str) -> None:
     """With 128 + the signal's number, while a call is under way that would never end."""
     async with running("main", ADDRESS="127.0.0.1:0", WIRE=wire) as server:
-        async with connect(await serving(server), middleware=[]) as channel:
+        async with connect(await serving(server, wire), middleware=[]) as channel:
             call = EncryptionServiceStub(channel).EncryptStream()
             await call.write(EncryptStreamRequest(start=EncryptStreamStart(key="correct horse battery staple")))
             await anext(aiter(call))
