@@ -203,6 +203,21 @@ class Slow(MovableClock):
         return self._now
 
 
+async def test_an_attack_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Of all the connections that are cut off in a second one is written down, and the next line tells how many were not."""
+    clock = MovableClock()
+    shared = Shared(NativeOptions(), clock, None)
+    for number in range(5):
+        shared.accuse(f"ipv4:127.0.0.1:{number}", "too many resets")
+    await clock.advance(1.0)
+    shared.accuse("ipv4:127.0.0.1:9", "no preface in time")
+    assert shared.cut_off == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "the connection of ipv4:127.0.0.1:0 is cut off: too many resets",
+        "the connection of ipv4:127.0.0.1:9 is cut off: no preface in time; 4 more since the last of these lines",
+    ]
+
+
 async def test_a_client_that_gives_much_to_do_is_read_in_small_pieces() -> None:
     """After a long turn the others have theirs, and less is read at once; while it is little to do, more and more is."""
     clock = Slow()

@@ -269,8 +269,7 @@ class ClientLine(asyncio.BufferedProtocol):
                 self._refuse(event.stream_id)
         elif isinstance(event, Terminated):
             if event.code not in _QUIET:
-                _LOGGER.warning("the connection of %s is cut off: %s", self.peer, event.reason)
-                self.shared.cut_off += 1
+                self.shared.accuse(self.peer, event.reason)
                 self._accused = True
                 self._end_within(_LAST_WORDS)
             else:

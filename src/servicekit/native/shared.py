@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .bell import Bell
 from .heap import keep_freed_memory
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from servicekit.clock import Clock
     from servicekit.wire import Route
+
+_LOGGER = logging.getLogger(__name__)
+
+_BETWEEN_LINES: Final = 1.0  # seconds: who is attacked by thousands needs one line of it, not thousands
 
 
 class Member(Protocol):
@@ -65,6 +70,8 @@ class Shared:
         # What is read is copied out of it at once, before anybody else reads.
         self.buffer = memoryview(bytearray(READ))
         self._keeps = False
+        self._next_line = 0.0
+        self._unsaid = 0
 
     def admit(self, member: Member) -> bool:
         """Let a connection in, and return True, unless there are too many, or the listener is gone."""
@@ -75,6 +82,18 @@ class Shared:
             return False
         self.members.add(member)
         return True
+
+    def accuse(self, peer: str, reason: str) -> None:
+        """Take note that a connection is ended for what its client did. Of many in a second, one is written down."""
+        self.cut_off += 1
+        now = self.clock.time()
+        if now < self._next_line:
+            self._unsaid += 1
+            return
+        unsaid = f"; {self._unsaid} more since the last of these lines" if self._unsaid else ""
+        _LOGGER.warning("the connection of %s is cut off: %s%s", peer, reason, unsaid)
+        self._next_line = now + _BETWEEN_LINES
+        self._unsaid = 0
 
     def lost(self, member: Member) -> None:
         """Take note that a connection is gone."""
