@@ -194,6 +194,57 @@ async def test_a_silent_handshake_is_cut_off() -> None:
         assert await ask(address) == "hello"
 
 
+async def until_closed(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+async def test_who_has_not_finished_the_handshake_counts_as_connected() -> None:
+    """A handshake costs more memory than a connection: at the cap nobody may begin one, and it is free again after."""
+    options = [("grpc.server_handshake_timeout_ms", 300), ("grpc.max_allowed_incoming_connections", 2)]
+    async with serving(TlsCredentials(certificates=certificates()), options=options) as address:
+        host, _, port = address.rpartition(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        await asyncio.sleep(0)
+        one_more, writer = await asyncio.open_connection(host, int(port))
+        await until_closed(one_more)
+        assert not any(reader.at_eof() for reader, _ in silent)
+        for reader, _ in silent:
+            await until_closed(reader)
+        assert await ask(address) == "hello"
+        for _, each in (*silent, (one_more, writer)):
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "a little", "no TLS"]
+)
+async def test_who_leaves_in_the_handshake_is_forgotten(said: bytes) -> None:
+    """However a handshake fails, its place is free again."""
+    options = [("grpc.max_allowed_incoming_connections", 2)]
+    async with serving(TlsCredentials(certificates=certificates()), options=options) as address:
+        host, _, port = address.rpartition(":")
+        for _ in range(10):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(said)
+            await asyncio.sleep(0.005)
+            writer.transport.abort()
+        assert await ask(address) == "hello"
+
+
+async def test_a_handshake_does_not_hold_up_the_end() -> None:
+    """Who is at the door when the server goes is sent away."""
+    async with asyncio.timeout(5):
+        async with serving(TlsCredentials(certificates=certificates())) as address:
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
+            await asyncio.sleep(0.01)
+        await until_closed(reader)
+        writer.close()
+
+
 async def test_credentials_of_another_wire_are_refused() -> None:
     """Grpcio's cannot be read back: one clear error says what to give."""
     credentials = grpc.ssl_server_credentials([(OWN.key, OWN.certificate)])

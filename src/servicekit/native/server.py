@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from servicekit.wire import BindError
 
+from .door import Door
 from .options import NativeOptions
 from .protocol import ClientLine
 from .shared import Shared
@@ -62,8 +64,8 @@ class NativeListener:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._shared.members)
+        """How many clients are connected, those among them whose TLS handshake is not over."""
+        return len(self._shared.members) + len(self._shared.knocking)
 
     def bind(self, address: str, credentials: object = None) -> str:
         """Listen on ``address`` (see ``sockets.listening``) and return it with its port; TlsCredentials make it TLS.
@@ -89,17 +91,10 @@ class NativeListener:
         self._shared.route = route
         for sockets, context in self._bound:
             for sock in sockets:
+                made = ClientLine if context is None else functools.partial(Door, context=context)
                 self._servers.append(
-                    await self._shared.loop.create_server(
-                        self._line,
-                        sock=sock,
-                        ssl=context,
-                        ssl_handshake_timeout=None if context is None else self._shared.options.handshake,
-                    )
+                    await self._shared.loop.create_server(functools.partial(made, self._shared), sock=sock)
                 )
-
-    def _line(self) -> ClientLine:
-        return ClientLine(self._shared)
 
     async def stop(self, grace: float) -> None:
         """Accept nothing new, let RPCs in flight finish for ``grace`` seconds, cancel the rest; return when all is over.
@@ -129,7 +124,15 @@ class NativeListener:
             while shared.members:
                 await shared.changed.wait()
         shared.over = True
+        await self._send_away()
         shared.wheel.stop()
+
+    async def _send_away(self) -> None:
+        """End every handshake."""
+        for door in list(self._shared.knocking):
+            door.cancel()
+        while self._shared.knocking:
+            await self._shared.changed.wait()
 
     async def _accept_no_more(self) -> None:
         for server in self._servers:

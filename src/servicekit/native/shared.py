@@ -38,11 +38,11 @@ class Member(Protocol):
         """Close at once."""
 
 
-class Served(Protocol):
-    """An RPC whose serving task runs."""
+class Working(Protocol):
+    """What has a task: an RPC that is served, or a handshake."""
 
     def cancel(self) -> None:
-        """Cancel the serving task."""
+        """Cancel the task."""
 
 
 class Shared:
@@ -60,7 +60,9 @@ class Shared:
         self.over = False
         """The listener has stopped: nobody would end a connection that is made now, as by a slow TLS handshake."""
         self.members: set[Member] = set()
-        self.serving: set[Served] = set()
+        self.knocking: set[Working] = set()
+        """Clients whose handshake is not over."""
+        self.serving: set[Working] = set()
         self.refused = 0
         """How many connections were closed at once, because there were too many."""
         self.cut_off = 0
@@ -77,11 +79,29 @@ class Shared:
         """Let a connection in, and return True, unless there are too many, or the listener is gone."""
         if self.over:
             return False
-        if len(self.members) >= self.options.connections:
-            self.refused += 1
+        if not self._has_room():
             return False
         self.members.add(member)
         return True
+
+    def knock(self, door: Working) -> bool:
+        """Let a handshake begin, and return True, unless there are too many connections, or the listener is gone."""
+        if self.over or not self._has_room():
+            return False
+        self.knocking.add(door)
+        return True
+
+    def knocked(self, door: Working) -> None:
+        """Take note that a handshake is over, one way or the other."""
+        self.knocking.discard(door)
+        if self.stopping:
+            self.changed.ring()
+
+    def _has_room(self) -> bool:
+        if len(self.members) + len(self.knocking) < self.options.connections:
+            return True
+        self.refused += 1
+        return False
 
     def accuse(self, peer: str, reason: str) -> None:
         """Take note that a connection is ended for what its client did. Of many in a second, one is written down."""
@@ -101,7 +121,7 @@ class Shared:
         if self.stopping:
             self.changed.ring()
 
-    def left(self, served: Served) -> None:
+    def left(self, served: Working) -> None:
         """Take note that a serving task is done."""
         self.serving.discard(served)
         if self.stopping:
