@@ -127,11 +127,16 @@ def test_a_beginning_that_is_known_changes_nothing(requests: list[tuple[Fields, 
 
 
 def test_a_client_cannot_fill_the_memory_with_beginnings() -> None:
-    """Those that are known are few."""
+    """Those that are known are few, and short."""
     leads = Leads()
     for number in range(1000):
         leads.request(1, HeaderBlock((*REQUEST, (b"x", b"%d" % number), (b"y", b"")), 0, leading=len(REQUEST) + 1))
     assert len(leads._known) <= 16
+    for number in range(1000):
+        leads.request(
+            1, HeaderBlock((*REQUEST, *[(b"x", b"%d" % number)] * 40, (b"y", b"")), 0, leading=len(REQUEST) + 40)
+        )
+    assert all(len(lead) <= 32 for lead in leads._known)
 
 
 def test_the_same_block_is_checked_once() -> None:

@@ -24,6 +24,7 @@ _RESPONSE_PSEUDO: Final = frozenset({b":status"})
 _NO_PSEUDO: Final[frozenset[bytes]] = frozenset()
 _MOST_DIGITS: Final = 19
 _MOST_LEADS: Final = 16
+_LONGEST_LEAD: Final = 32  # fields: a client's beginnings have some ten, and what is kept must not be made large
 _COLON: Final = ord(":")
 _WATCHED: Final = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
@@ -105,7 +106,7 @@ class Leads:
 
     def request(self, stream_id: int, block: HeaderBlock) -> RequestFields:
         """Return the fields of a request, as ``request`` does."""
-        if not block.leading:
+        if not 0 < block.leading <= _LONGEST_LEAD:
             return request(stream_id, block)
         fields = block.fields
         leading = fields[: block.leading]
