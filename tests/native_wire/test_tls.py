@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
@@ -230,6 +232,25 @@ async def test_who_leaves_in_the_handshake_is_forgotten(said: bytes) -> None:
             writer.write(said)
             await asyncio.sleep(0.005)
             writer.transport.abort()
+        assert await ask(address) == "hello"
+
+
+async def test_a_process_without_files_left_accepts_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    """It says so, does not go round and round on it, and goes on when there are some again."""
+    async with serving(TlsCredentials(certificates=certificates())) as address:
+        host, _, port = address.rpartition(":")
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as sock:
+            sock.settimeout(0.0)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, most[1]))
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+                await asyncio.sleep(0.05)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        assert [record.getMessage() for record in caplog.records if "accepted" in record.getMessage()] == [
+            "no client can be accepted for 1.0 s: [Errno 24] Too many open files"
+        ]
         assert await ask(address) == "hello"
 
 

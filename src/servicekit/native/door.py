@@ -1,88 +1,117 @@
-"""The door of a listener with TLS: who has not finished the handshake counts as connected, and is let in when it has.
+"""The door of a listener with TLS: who has not finished the handshake counts as connected.
 
 A server of asyncio's that is told of TLS does the handshake by itself, for as many as come, and takes a quarter of a MiB
-for each before anybody is asked.
+for each before anybody is asked. So clients are accepted here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import errno
+import logging
+from typing import TYPE_CHECKING, Final
 
 from .protocol import ClientLine
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
     from .shared import Shared
 
+_LOGGER = logging.getLogger(__name__)
 
-class Door(asyncio.BufferedProtocol):
-    """A client at the door. It is the protocol of the handshake too, for what may come right behind it."""
+_AT_ONCE: Final = 16  # clients, until others have their turn
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REST: Final = 1.0  # seconds, when the system has no more to give
 
-    def __init__(self, shared: Shared, context: ssl.SSLContext) -> None:
-        """Wait for the transport."""
+
+class Door:
+    """Accepts the clients of one listening socket, which it owns."""
+
+    def __init__(self, shared: Shared, context: ssl.SSLContext, sock: socket.socket) -> None:
+        """Begin to accept."""
         self._shared = shared
         self._context = context
-        self._early = bytearray()
-        self._lost = False
-        self._task: asyncio.Task[None] | None = None
+        self._sock = sock
+        self._rest: asyncio.TimerHandle | None = None
+        sock.settimeout(0.0)
+        self._open()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's always is one
-        """Begin the handshake, or turn the client away when there are too many."""
-        if not self._shared.knock(self):
-            transport.abort()
+    def _open(self) -> None:
+        self._rest = None
+        self._shared.loop.add_reader(self._sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._shared.loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                _LOGGER.error("no client can be accepted for %s s: %s", _REST, error)  # noqa: TRY400 - there is no more to it
+                self._shared.loop.remove_reader(self._sock.fileno())
+                self._rest = self._shared.loop.call_later(_REST, self._open)
+                return
+            Handshake(self._shared, self._context, accepted)
+
+
+class Handshake:
+    """A client at the door."""
+
+    def __init__(self, shared: Shared, context: ssl.SSLContext, accepted: socket.socket) -> None:
+        """Begin with it, or turn the client away when there are too many."""
+        self._shared = shared
+        self._context = context
+        self._accepted = accepted
+        self._begun = False
+        if not shared.knock(self):
+            accepted.close()
             return
-        transport.pause_reading()  # the first octets are for TLS
-        self._task = self._shared.loop.create_task(self._let_in(transport))
+        accepted.settimeout(0.0)
+        self._task = shared.loop.create_task(self._run())
+        self._task.add_done_callback(self._over)
 
-    async def _let_in(self, transport: asyncio.Transport) -> None:
-        shared = self._shared
-        secured: asyncio.Transport | None = None
-        try:
-            # Whatever goes wrong, the client is told by TLS, and there is nobody else to tell.
-            with contextlib.suppress(Exception):
-                secured = await shared.loop.start_tls(
-                    transport, self, self._context, server_side=True, ssl_handshake_timeout=shared.options.handshake
-                )
-        finally:
-            self._task = None
-            shared.knocked(self)
-            if secured is None or self._lost:
-                transport.abort()
-        if secured is not None and not self._lost:
-            self._enter(secured)
+    async def _run(self) -> None:
+        self._begun = True
+        # Whatever goes wrong, the client is told by TLS, and there is nobody else to tell.
+        with contextlib.suppress(Exception):
+            await self._shared.loop.connect_accepted_socket(
+                lambda: SecuredLine(self._shared, self),
+                self._accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._shared.options.handshake,
+            )
 
-    def _enter(self, secured: asyncio.Transport) -> None:
-        line = ClientLine(self._shared)
-        secured.set_protocol(line)
-        line.connection_made(secured)
-        early = memoryview(self._early)
-        while early:
-            buffer = line.get_buffer(-1)
-            size = min(len(buffer), len(early))
-            buffer[:size] = early[:size]
-            early = early[size:]
-            line.buffer_updated(size)
+    def _over(self, _: object) -> None:
+        if not self._begun:  # cancelled before its first step: nobody else has the socket
+            self._accepted.close()
+        self._shared.knocked(self)
 
     def cancel(self) -> None:
-        """Give up the handshake."""
-        if self._task is not None:
-            self._task.cancel()
+        """Give it up."""
+        self._task.cancel()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - how much is read is decided here
-        """Return where the next read goes: one place for all connections, for it is copied at once."""
-        return self._shared.buffer
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """Keep what came between the end of the handshake and the turn in which it is heard of."""
-        self._early += self._shared.buffer[:nbytes]
+class SecuredLine(ClientLine):
+    """A connection behind its handshake."""
 
-    def eof_received(self) -> bool:
-        """Let the transport close."""
-        return False
+    def __init__(self, shared: Shared, handshake: Handshake) -> None:
+        """Wait for the transport."""
+        super().__init__(shared)
+        self._handshake = handshake
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended, it ended
-        """Take note that the client is gone."""
-        self._lost = True
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's always is one
+        """Take the place of the handshake."""
+        self.shared.knocked(self._handshake)
+        super().connection_made(transport)

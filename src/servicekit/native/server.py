@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +49,7 @@ class NativeListener:
         self._clock = clock
         self._bound: list[tuple[Sockets, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server] = []
+        self._doors: list[Door] = []
         self._started = False
 
     @property
@@ -91,10 +91,13 @@ class NativeListener:
         self._shared.route = route
         for sockets, context in self._bound:
             for sock in sockets:
-                made = ClientLine if context is None else functools.partial(Door, context=context)
-                self._servers.append(
-                    await self._shared.loop.create_server(functools.partial(made, self._shared), sock=sock)
-                )
+                if context is not None:
+                    self._doors.append(Door(self._shared, context, sock))
+                else:
+                    self._servers.append(await self._shared.loop.create_server(self._line, sock=sock))
+
+    def _line(self) -> ClientLine:
+        return ClientLine(self._shared)
 
     async def stop(self, grace: float) -> None:
         """Accept nothing new, let RPCs in flight finish for ``grace`` seconds, cancel the rest; return when all is over.
@@ -129,8 +132,8 @@ class NativeListener:
 
     async def _send_away(self) -> None:
         """End every handshake."""
-        for door in list(self._shared.knocking):
-            door.cancel()
+        for handshake in list(self._shared.knocking):
+            handshake.cancel()
         while self._shared.knocking:
             await self._shared.changed.wait()
 
@@ -167,6 +170,9 @@ class NativeListener:
             else:
                 release(sockets)
         self._bound.clear()
+        for door in self._doors:
+            door.close()
+        self._doors.clear()
         for server in self._servers:
             server.close()
         self._servers.clear()

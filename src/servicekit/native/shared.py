@@ -84,16 +84,16 @@ class Shared:
         self.members.add(member)
         return True
 
-    def knock(self, door: Working) -> bool:
+    def knock(self, handshake: Working) -> bool:
         """Let a handshake begin, and return True, unless there are too many connections, or the listener is gone."""
         if self.over or not self._has_room():
             return False
-        self.knocking.add(door)
+        self.knocking.add(handshake)
         return True
 
-    def knocked(self, door: Working) -> None:
+    def knocked(self, handshake: Working) -> None:
         """Take note that a handshake is over, one way or the other."""
-        self.knocking.discard(door)
+        self.knocking.discard(handshake)
         if self.stopping:
             self.changed.ring()
 
