@@ -7,6 +7,7 @@ import gc
 import socket
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import grpc
@@ -36,6 +37,30 @@ async def test_a_channel_closed_by_somebody_is_no_cancellation() -> None:
         with pytest.raises(Error) as raised:
             await calling
         assert (raised.value.code, raised.value.by, raised.value.begun) == (Code.UNAVAILABLE, By.LOCAL, True)
+
+
+async def test_a_call_that_fails_is_let_go_of_with_its_error() -> None:
+    """No circle is left behind, which only the collector would find: an exception holds its frames."""
+    gone: list[weakref.ref[Error]] = []
+
+    async def refuse(incoming: Incoming) -> None:
+        await incoming.finish(Status(code=Code.NOT_FOUND))
+
+    async def ask(wire: GrpcioWire) -> None:
+        try:
+            await wire.unary(head(), b"")
+        except Error as error:
+            gone.append(weakref.ref(error))
+
+    async with joined(refuse) as (wire, _, _):
+        gc.disable()
+        try:
+            await ask(wire)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert [each() for each in gone] == [None]
+        finally:
+            gc.enable()
 
 
 async def test_a_caller_that_was_cancelled_once_before_is_told_apart() -> None:

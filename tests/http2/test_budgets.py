@@ -57,6 +57,7 @@ def spent(talk: Conversation, one: bytes, times: int) -> list[Event]:
         update(0, 1),
         update(1, 1),
         data(1, b""),
+        data(1, b"x") + data(1, b"") + data(1, b"x"),
         frame(frames.DATA, PADDED, 1, b"\x00"),
         frame(frames.DATA, PADDED, 1, b"\x09" + bytes(9)),
         frame(frames.GOAWAY, 0, 0, bytes(8)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import hpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,17 +127,39 @@ def test_a_beginning_that_is_known_changes_nothing(requests: list[tuple[Fields, 
         assert checked(leads.request, parted) == checked(request, HeaderBlock(fields, size))
 
 
-def test_a_client_cannot_fill_the_memory_with_beginnings() -> None:
+@pytest.mark.parametrize("size", [1, 600])
+def test_a_client_cannot_fill_the_memory_with_beginnings(size: int) -> None:
     """Those that are known are few, and short."""
     leads = Leads()
     for number in range(1000):
-        leads.request(1, HeaderBlock((*REQUEST, (b"x", b"%d" % number), (b"y", b"")), 0, leading=len(REQUEST) + 1))
-    assert len(leads._known) <= 16
-    for number in range(1000):
-        leads.request(
-            1, HeaderBlock((*REQUEST, *[(b"x", b"%d" % number)] * 40, (b"y", b"")), 0, leading=len(REQUEST) + 40)
-        )
-    assert all(len(lead) <= 32 for lead in leads._known)
+        agent = (b"user-agent", b"%d" % number + b"x" * size)
+        leads.request(1, HeaderBlock((*REQUEST, agent, (b"y", b"")), 0, leading=len(REQUEST) + 1))
+    assert len(leads._known) == (1000 % 16 if size == 1 else 0)
+
+
+def test_no_secret_is_kept_with_a_beginning() -> None:
+    """A table forgets what its client wants it to forget; nobody else remembers."""
+    leads = Leads()
+    fields = (*REQUEST, (b"authorization", b"Bearer secret"), (b"a-bin", b",,,,"), (b"y", b""))
+    made = leads.request(1, HeaderBlock(fields, 0, leading=len(fields) - 1))
+    assert made.regular == fields[4:]
+    assert list(leads._known) == [REQUEST]
+
+
+def test_a_beginning_from_the_tables_is_checked_once() -> None:
+    """Requests that differ in what is new in them share the rest, wherever in the tables that is by then."""
+    encoder = hpack.Encoder()
+    talk = Conversation()
+    found = []
+    for number in range(4):
+        fields = [*REQUEST, (b"user-agent", b"x/1"), (b"x-request-id", b"%d" % number)]
+        (event,) = talk.say(frame(frames.HEADERS, END_HEADERS, 2 * number + 1, encoder.encode(fields)))
+        assert isinstance(event, RequestReceived)
+        assert event.headers.regular == tuple(fields[4:])
+        found.append(event.headers)
+    assert found[1].lead is not None
+    assert found[1].lead.regular == (TE, (b"user-agent", b"x/1"))
+    assert found[1].lead is found[2].lead is found[3].lead
 
 
 def test_the_same_block_is_checked_once() -> None:

@@ -56,6 +56,10 @@ def test_more_than_a_streams_window_is_its_fault() -> None:
     assert talk.connection.streams == 1
 
 
+def size_of(event: object) -> int:
+    return event.credit if isinstance(event, Data) else 0
+
+
 SMALL = st.builds(data, st.sampled_from([1, 1, 1, 3]), st.sampled_from([b"\x01xx", bytes(1000), bytes(1024)]))
 LAST = st.sampled_from([data(1, end=True), data(3, end=True)])
 ODD = st.one_of(
@@ -101,8 +105,28 @@ def test_it_does_not_matter_what_comes_in_one_read(said: list[bytes], spent: int
     assert made_of(talks[0], [octets[:middle], octets[middle:]]) == made_of(talks[1], said)
 
 
+def test_a_run_of_small_frames_keeps_to_the_connections_window() -> None:
+    """What is more than its window ends the connection, also in the middle of a run (6.9.1)."""
+    for more in (1024, 1025):
+        talk = Conversation()
+        streams = range(1, 33, 2)
+        talk.say(*map(headers, streams))
+        for stream in streams:
+            talk.say(*[data(stream, bytes(16_384))] * 3, data(stream, bytes(16_384 - 128)))  # 16 * 128 are left
+        assert sum(map(size_of, talk.say(data(1, bytes(128)), data(3, bytes(128)), headers(33)))) == 256
+        run = [data(33, bytes(256))] * 3
+        if more == 1024:
+            assert sum(map(size_of, talk.say(*run, data(33, bytes(1024))))) == 3 * 256 + 1024
+        else:
+            assert talk.ended_by(*run, data(33, bytes(1024)), data(33)) == FLOW
+
+
 def test_small_frames_that_come_together_are_one_event() -> None:
-    """An event for each would cost as much as all else about a small message."""
+    """An event for each would cost as much as all else about a small message. Some KiB at most: credit must come back."""
+    talk = Conversation()
+    talk.say(headers(1))
+    assert [size_of(event) for event in talk.say(*[data(1, bytes(1000))] * 20)] == [9000, 9000, 2000]
+    assert [size_of(event) for event in talk.say(data(1), *[data(1, bytes(1025))] * 2)] == [1, 1025, 1025]
     talk = Conversation()
     talk.say(headers(1))
     assert talk.say(*[data(1, b"ab")] * 100, data(1, b"c", end=True)) == [

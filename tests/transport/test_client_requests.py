@@ -17,7 +17,7 @@ from servicekit.memory import MemoryNetwork
 from servicekit.method import Kind
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
-from servicekit.testing.v1.echo_pb2 import ChatResponse, SumRequest, SumResponse
+from servicekit.testing.v1.echo_pb2 import ChatResponse, EchoRequest, SumRequest, SumResponse
 from servicekit.transport.channel import Channel
 from servicekit.wire import Incoming, Route, Status
 
@@ -370,6 +370,26 @@ async def test_writers_of_a_call_that_ends_with_an_answer_unread(over: Over) -> 
         with pytest.raises(asyncio.InvalidStateError):
             await written(call)
         assert await finish(call, Kind.BIDI_STREAM) == ["one"]
+
+
+@both
+async def test_a_servicer_that_answers_before_it_has_read_all(over: Over) -> None:
+    """What it has not read is forgotten, and costs its connection nothing: any number of such calls leave room for others."""
+
+    async def short(requests: AsyncIterator[SumRequest], context: Context) -> SumResponse:
+        await anext(requests)
+        await asyncio.sleep(0.005)
+        return SumResponse(total=1)
+
+    async def many() -> AsyncIterator[SumRequest]:
+        for _ in range(39):
+            yield SumRequest(number=1, payload=bytes(990))
+
+    async with pair(echo(Sum=short), over=over) as ends:
+        for _ in range(40):
+            assert (await stub_of(ends.channel).Sum(many(), timeout=10)).total == 1
+        payload = bytes(50_000)
+        assert (await stub_of(ends.channel).Echo(EchoRequest(payload=payload), timeout=10)).payload == payload
 
 
 @both

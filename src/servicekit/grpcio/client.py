@@ -69,7 +69,10 @@ class GrpcioWire:
             raise Error(Code.INTERNAL, "core refused the call", begun=False) from error
         else:
             return Reply(data=answer, headers=headers, trailers=trailers)
-        raise failure  # out here it has no context, whose traceback would hold all frames of the call
+        try:
+            raise failure  # out here it has no context, whose traceback would hold all frames of the call
+        finally:
+            del failure  # it holds this frame
 
     def open(self, head: Head, data: bytes | None) -> Stream:
         """Begin an RPC and return at once; one that cannot begin has ended before its first message."""

@@ -146,13 +146,15 @@ class GrpcioStream:
         await self._finish_write()
 
     async def _finish_write(self) -> None:
-        assert self._writing is not None  # noqa: S101 - see the callers
+        writing = self._writing
+        assert writing is not None  # noqa: S101 - see the callers
         try:
-            await self._writing
+            await writing
         except Ended:
             self._writing = None
             raise
-        self._writing = None
+        if self._writing is writing:
+            self._writing = None
 
     def __del__(self) -> None:
         """Cancel the RPC. grpc.aio does not: its call objects are cycles, and its tasks hold them."""

@@ -24,7 +24,16 @@ _RESPONSE_PSEUDO: Final = frozenset({b":status"})
 _NO_PSEUDO: Final[frozenset[bytes]] = frozenset()
 _MOST_DIGITS: Final = 19
 _MOST_LEADS: Final = 16
-_LONGEST_LEAD: Final = 32  # fields: a client's beginnings have some ten, and what is kept must not be made large
+_LONGEST_LEAD: Final = 512  # octets
+_OPEN: Final = _REQUEST_PSEUDO | {
+    b"accept-encoding",
+    b"content-type",
+    b"grpc-accept-encoding",
+    b"grpc-encoding",
+    b"te",
+    b"user-agent",
+}
+"""Fields that hold no secrets."""
 _COLON: Final = ord(":")
 _WATCHED: Final = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
@@ -97,7 +106,11 @@ class TrailerFields:
 
 
 class Leads:
-    """The beginnings of requests of one connection, checked once: what a client says anew in each call comes behind."""
+    """The beginnings of requests of one connection, checked once: what a client says anew in each call comes behind.
+
+    They are the entries of HPACK's tables that a block begins with, as far as these are fields that say nothing secret:
+    they are kept for longer than the tables keep them. And they are few and short, whatever a client sends.
+    """
 
     __slots__ = ("_known",)
 
@@ -106,22 +119,30 @@ class Leads:
 
     def request(self, stream_id: int, block: HeaderBlock) -> RequestFields:
         """Return the fields of a request, as ``request`` does."""
-        if not 0 < block.leading <= _LONGEST_LEAD:
-            return request(stream_id, block)
         fields = block.fields
-        leading = fields[: block.leading]
+        count = 0
+        for field in fields[: block.leading]:
+            if field[0] not in _OPEN:
+                break
+            count += 1
+        if not count:
+            return request(stream_id, block)
+        leading = fields[:count]
         try:
             lead = self._known[leading]
         except KeyError:
             lead = self._learn(leading)
-        rest = fields[block.leading :]
+        rest = fields[count:]
         if lead is None or not _is_plain(rest):
             return request(stream_id, block)
         made = block.memo = lead.followed_by(rest, block.size)
         return made
 
     def _learn(self, fields: tuple[Field, ...]) -> RequestFields | None:
-        """Return the section of ``fields`` alone, or None if that is none; once there are too many, all go."""
+        """Return the section of ``fields`` alone, or None if that is none or too long; once there are too many, all go."""
+        size = sum(len(name) + len(value) for name, value in fields)
+        if size > _LONGEST_LEAD:
+            return None
         lead: RequestFields | None = None
         with contextlib.suppress(StreamFault):
             lead = request(0, HeaderBlock(fields, 0))

@@ -34,7 +34,7 @@ class HeaderBlock:
         self.fields = fields
         """Names and values, in their order."""
         self.leading = leading
-        """How many of them, from the first, are entries of a table: these are likely to come again."""
+        """How many of them are entries of a table, and likely to come again, before the first literal; 0 without one."""
         self.size = size
         """The size of the list as RFC 9113, 6.5.2 counts it: 32 octets for each field beside its own."""
         self.memo: object | None = None

@@ -36,6 +36,7 @@ _TYPE_AT = 3
 _PRIORITY_SIZE = 5
 _ENDING_HEADERS = END_HEADERS | END_STREAM
 _SMALL = 1024  # octets of content in a frame that is put together with the next ones of its stream
+_LONGEST_RUN = 8192  # octets of content in those: their credit comes back in one piece
 
 
 class Inbound:
@@ -206,7 +207,7 @@ class Inbound:
         credit = self._credit
         contents: list[bytes] = []
         end = len(data)
-        room = min(credit.window, stream.receive_window)
+        room = min(credit.window, stream.receive_window, _LONGEST_RUN)
         left = room
         flags = 0
         while not flags and end - position > _HEADER_SIZE:

@@ -178,6 +178,8 @@ class NativeIncoming:
         """Hand what was gathered to HTTP/2. Called at the latest when the connection writes."""
         outgoing = self._outgoing
         if outgoing:
+            if self._gathered >= LARGE:
+                self._shared.large()
             self._gathered = 0
             data = b"".join(outgoing)
             outgoing.clear()
@@ -240,9 +242,7 @@ class NativeIncoming:
             elif len(data) < LARGE and not self._started and not self._encoding and not status.trailers:
                 # What nearly every unary call ends with, in one go.
                 line = self._line
-                self.over = True
-                if self.slot is not None:
-                    self._leave()
+                self._close()
                 line.ended(self, done=line.http2.respond(self.stream_id, _HEADERS, framed(data), _TRAILERS))
                 return
         else:

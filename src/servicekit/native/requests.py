@@ -159,11 +159,11 @@ class ManyRequests(NativeIncoming):
         if self.over:
             raise Ended
         waiting = self._waiting
-        message, credit = waiting.popleft(), waiting[0]
+        message, behind = waiting.popleft(), waiting[0]
         assert isinstance(message, bytes)  # noqa: S101 - a batch begins with one
-        if isinstance(credit, int):
+        if isinstance(behind, int):
             waiting.popleft()
-            self._give_back(credit)
+            self._give_back(behind)
         return message
 
     def _give_back(self, credit: int) -> None:

@@ -81,17 +81,14 @@ class Requests:
         assert self._kept is not None  # noqa: S101 - what _check has just made sure of
         return self._kept[index]
 
-    def following_for(self, reading: _Pass) -> Awaitable[Any] | None:
-        """Return the read of the next message, if nothing stands in its way that ``at`` has to look at."""
-        if reading.index == self.taken and self._kept is None and not self._over:
-            return self.following(reading)
-        return None
-
     async def following(self, reading: _Pass | None = None) -> Any:
         """Return the message that is next in the source, which is not to be kept. Raises StopAsyncIteration.
 
-        A pass that is told of it needs no coroutine of its own, which is a good part of what a message costs.
+        A pass gives itself, and needs no coroutine of its own, which is a good part of what a message costs. Whether this is
+        the message that it wants is asked when this runs, which may be later than when it was made.
         """
+        if reading is not None and (reading.index != self.taken or self._kept is not None or self._over):
+            return await reading.at_its_index()
         try:
             message = await self._source.__anext__()
         except StopAsyncIteration:
@@ -156,9 +153,9 @@ class _Pass:
         return self
 
     def __anext__(self) -> Awaitable[Any]:
-        return self._requests.following_for(self) or self._at()
+        return self._requests.following(self)
 
-    async def _at(self) -> Any:
+    async def at_its_index(self) -> Any:
         requests = self._requests
         message = await requests.at(self.index)
         self.index += 1
