@@ -39,9 +39,10 @@ def faults(word: str, **environment: str) -> int:
     platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once: apt-get install libc6"
 )
 def test_what_large_messages_free_is_kept_for_the_next() -> None:
-    """Without it, 5 MB are given back and fetched again for each call, page by page; the environment has the last word."""
-    assert (
-        min(faults("keep") for _ in range(3)) < 200
-    )  # where a process has its heap is random, and matters now and then
-    assert faults("leave") > 1_000
-    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") > 1_000
+    """Without it, 5 MB are given back and fetched again for each call, page by page; the environment has the last word.
+
+    Where in its memory a process has its heap is random, and now and then it matters: each is asked three times.
+    """
+    assert min(faults("keep") for _ in range(3)) < 200
+    assert max(faults("leave") for _ in range(3)) > 500
+    assert max(faults("keep", MALLOC_TRIM_THRESHOLD_="131072") for _ in range(3)) > 500
