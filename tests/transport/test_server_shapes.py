@@ -483,7 +483,9 @@ async def test_a_coroutine_behind_a_plain_wrapper_may_await_its_context(over: Ov
 
     async with pair(serving(kind, plainly_decorated(method(kind, work), kind)), over=over) as ends:
         answer = await ask(ends.channel, kind)
-    assert (answer.code, answer.details, answer.header("a")) == (Grpc.NOT_FOUND, "gone", ["1"])
+    assert (answer.code, answer.details) == (Grpc.NOT_FOUND, "gone")
+    if over == "memory" or kind is Kind.UNARY:  # grpc.aio's client may lose them where no message comes
+        assert answer.header("a") == ["1"]
 
 
 @OVER
