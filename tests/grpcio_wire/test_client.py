@@ -408,3 +408,20 @@ async def test_what_is_dropped_says_so_to_who_waits() -> None:
     kept.drop()
     with pytest.raises(Ended):
         await waiting
+
+
+async def test_an_operation_may_be_dropped_while_it_is_closed() -> None:
+    """The collector closes a coroutine of core's, and what that lets go of drops it once more: that is no error."""
+
+    async def operation() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            kept.drop()
+
+    coroutine = operation()
+    kept = Kept(coroutine)
+    kept.advance()
+    coroutine.close()
+    with pytest.raises(Ended):
+        await kept

@@ -9,6 +9,7 @@ of the loop for every message.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -91,7 +92,9 @@ class Kept(Generic[T]):
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # looked at, so that asyncio does not log it
         if coroutine is not None:
-            coroutine.close()
+            # It may be closed just now, by the collector, which goes through what it has found in any order.
+            with contextlib.suppress(ValueError):
+                coroutine.close()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
