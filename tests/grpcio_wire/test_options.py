@@ -180,6 +180,7 @@ async def test_an_old_connection_is_closed_in_the_end() -> None:
         await peer.greeted()
         peer.call()
         await peer.end()
+        assert peer.closed
 
 
 @pytest.mark.system
@@ -196,6 +197,7 @@ async def test_a_peer_that_does_not_answer_is_noticed() -> None:
             peer.call()
             await peer.frame(PingFrame, answer=False)
             await peer.end(answer=False)
+            assert peer.closed
 
 
 async def test_a_connection_that_is_lost_is_noticed() -> None:

@@ -219,6 +219,9 @@ async def test_a_stop_in_the_middle_of_a_restart_is_a_stop() -> None:
                 await asyncio.sleep(0)
             async with asyncio.timeout(3):
                 await listener.stop(0)
+            host, _, port = address.rpartition(":")
+            with pytest.raises(ConnectionError):
+                await asyncio.open_connection(host, int(port))
 
 
 def test_sharing_says_whether_it_found_the_port() -> None:

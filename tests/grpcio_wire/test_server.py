@@ -279,11 +279,16 @@ async def test_stop_ends_who_goes_on_after_the_end() -> None:
         with contextlib.suppress(ExceptionGroup):
             async with asyncio.TaskGroup() as group:
                 group.create_task(fail())  # while the group waits at the end of its block
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(incoming)
 
+    ended: list[Incoming] = []
     async with joined(serve) as (wire, listener, _):
         await wire.unary(head(), b"")
         await asyncio.wait_for(listener.stop(0), 5)
+        assert len(ended) == 1
 
 
 async def test_a_route_that_fails_is_answered_without_its_text(caplog: pytest.LogCaptureFixture) -> None:

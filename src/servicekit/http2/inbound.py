@@ -136,12 +136,7 @@ class Inbound:
                     self._continue(kind, flags, stream_id & STREAM_MASK, data[start:stop], now, events)
                 elif kind == DATA:
                     stream = opened.get(stream_id)
-                    if (
-                        stream is None
-                        or flags > END_STREAM
-                        or not size
-                        or not (stream.plain or (flags and size == stream.remaining))
-                    ):
+                    if stream is None or flags > END_STREAM or not size or not stream.plain:
                         messages.data(flags, stream_id & STREAM_MASK, data[start:stop], now, events)
                         continue
                     credit.window -= size
@@ -177,16 +172,13 @@ class Inbound:
                     fields = block.memo
                     if type(fields) is not RequestFields:
                         fields = leads.request(stream_id, block)
-                    ends = flags == _ENDING_HEADERS
-                    if ends and fields.content_length is not None:
+                    if fields.content_length is not None:
                         messages.open(stream_id, fields, flags, now, events)
                         continue
-                    stream = opened[stream_id] = Stream(
+                    ends = flags == _ENDING_HEADERS
+                    opened[stream_id] = Stream(
                         stream_id, HALF_REMOTE if ends else OPEN, self._output.initial_window, credit.stream_size
                     )
-                    if fields.content_length is not None:
-                        stream.remaining = fields.content_length
-                        stream.plain = False
                     streams.opened_at = now
                     append(RequestReceived(stream_id, fields, ends))
                 elif kind == HEADERS:

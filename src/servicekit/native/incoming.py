@@ -277,7 +277,7 @@ class NativeIncoming:
                 self._shared.large()
             if len(data) < LARGE or self._compressing:
                 http2.send_data(stream_id, self._framed(data))
-            else:  # the frames cut their pieces out of it: to copy all of it behind its prefix would be half the price
+            else:  # the frames cut their pieces out of it, which spares a copy of all of it behind its prefix
                 http2.send_data(stream_id, prefix(0, len(data)) + data[:_FIRST])
                 http2.send_data(stream_id, memoryview(data)[_FIRST:])
         fields: Fields | bytes
