@@ -384,6 +384,6 @@ class Waiting:
         self._call.note_wait(self._link, self._since, self.seconds)
 
 
-def deadline_error() -> Error:
-    """Return the error of a deadline that has passed."""
-    return Error(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+def deadline_error(*, begun: bool = True) -> Error:
+    """Return the error of a deadline that has passed; ``begun`` says whether the peer can have started the work."""
+    return Error(Code.DEADLINE_EXCEEDED, "deadline exceeded", begun=begun)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -193,6 +194,29 @@ async def test_no_time_at_all(timeout: float, kind: Kind, over: Over) -> None:
             await ask(ends.channel, kind, timeout=timeout)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert not caught.value.error.begun
+    assert held.calls == 0
+
+
+@pytest.mark.parametrize("over", ["socket", "native"])  # in real time
+@every_kind
+async def test_the_time_was_up_before_the_wire_was_asked(kind: Kind, over: Over) -> None:
+    """However late the loop is: what was never handed to the wire was never begun."""
+    held = Held()
+
+    async def busy(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        time.sleep(0.05)  # noqa: ASYNC251 - a loop that is held up, past deadline and slack
+        return await next(request, call)
+
+    async def waiting(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        await asyncio.Event().wait()
+        return await next(request, call)
+
+    for link in (busy, waiting):
+        async with pair(echo(**all_methods(held.method)), over=over, client=[link]) as ends:
+            with pytest.raises(CallError) as caught:
+                await ask(ends.channel, kind, timeout=0.02)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert not caught.value.error.begun
     assert held.calls == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from servicekit.call import deadline_error
 from servicekit.errors import By, Code, Error
 from servicekit.metadata import Metadata
 from servicekit.wire import END, Ended, Head
@@ -44,6 +45,8 @@ class Sender:
         kind = call.method.kind
         response = None
         try:
+            if call.deadline is not None and call.began >= call.deadline:
+                raise deadline_error(begun=False)  # noqa: TRY301 - it ends the attempt as any other error does
             data = None if kind.request_streaming else self._encoded(request, call)
             head = Head(
                 path=call.path,

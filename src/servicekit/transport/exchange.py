@@ -224,7 +224,8 @@ class Exchange(Handover):
         self._timer = call.clock.call_at(when, self._expire)
 
     def _expire(self) -> None:
-        self.end(deadline_error())
+        # An attempt that is under way may have reached the peer; without one there is nothing that could have.
+        self.end(deadline_error(begun=bool(self.call.attempts)))
 
     def end(self, error: Error) -> None:
         """End the call as a whole with ``error``; the first time counts.
