@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +81,12 @@ class Error(Exception):
         headers: tuple[tuple[str, str | bytes], ...] = (),
         trailers: tuple[tuple[str, str | bytes], ...] = (),
     ) -> None:
-        """Raise ValueError for ``Code.OK``: success is not an error, and a peer would wait for what never comes."""
-        code = Code(code)
+        """Raise ValueError for ``Code.OK``: success is not an error, and a peer would wait for what never comes.
+
+        So it does for what is no code; a ``grpc.StatusCode`` is the Code of its number. Other mistakes do not hide the
+        code: what cannot be sent is left out, and logged.
+        """
+        code = code if isinstance(code, Code) else _known(code)
         if code is Code.OK:
             msg = f"an Error needs a code other than OK (message: {message!r})"
             raise ValueError(msg)
@@ -89,13 +94,13 @@ class Error(Exception):
         self.code = code
         self.message = message
         self.reason = reason
-        self.details = tuple(details)
+        self.details = _listed(details)
         self.retry_after = retry_after
         self.begun = begun
         self.by = by
         self.refused = refused
         self.headers = headers
-        self.trailers = trailers
+        self.trailers = trailers if isinstance(trailers, tuple) else _listed(trailers)
 
     def detail(self, kind: type[M]) -> M | None:
         """Return the first detail of type ``kind``, or None when there is none."""
@@ -205,6 +210,22 @@ class CallReport:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms"
+
+
+def _known(code: Any) -> Code:  # noqa: ANN401 - it is none by its type
+    number = getattr(code, "value", code)
+    try:
+        return Code(number[0] if isinstance(number, tuple) else number)
+    except ValueError:
+        msg = f"code={code!r} is no Code"
+        raise ValueError(msg) from None
+
+
+def _listed(given: Any) -> tuple[Any, ...]:  # noqa: ANN401 - as above
+    """Return what was given as a tuple, also where it is a dict, or one thing that belongs in a list."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given.items() if isinstance(given, Mapping) else given)
 
 
 def code_of(error: BaseException | None) -> Code:

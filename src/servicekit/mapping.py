@@ -98,7 +98,8 @@ def unexpected(exception: BaseException) -> Error:
 
 def error_id(trailers: Pairs) -> str | None:
     """Return the id that ``unexpected`` gave, or None."""
-    return next((value for key, value in trailers if key == ERROR_ID and isinstance(value, str)), None)
+    # By parts: what a servicer gives for trailers may be no pairs.
+    return next((pair[1] for pair in trailers if pair[:1] == (ERROR_ID,) and isinstance(pair[1], str)), None)
 
 
 def _applied(rule: Rule, exception: BaseException) -> Error | None:

@@ -607,7 +607,14 @@ async def test_messages_arrive_whole_or_are_cut(over: Over, which: str) -> None:
         Error(Code.NOT_FOUND, "gone", retry_after=1e30),
         Error(Code.NOT_FOUND, "gone", retry_after=-1e30),
         Error(Code.NOT_FOUND, "gone", reason="X" * 20_000),
-        Error(Code.NOT_FOUND, "gone", details=["no message"]),  # type: ignore[list-item]  # that is the mistake
+        Error(Code.NOT_FOUND, "gone", details=["no message"]),  # type: ignore[list-item]
+        Error(Code.NOT_FOUND, "gone", details="no message"),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", details=Duration(seconds=3)),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", retry_after="5"),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", trailers={"a": "b"}),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", trailers=("a", "b")),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", trailers=(("Capital", "b"), ("x",), "")),  # type: ignore[arg-type]
+        Error(Grpc.NOT_FOUND, "gone"),  # type: ignore[arg-type]
     ],
 )
 async def test_a_mistake_in_an_error_does_not_hide_its_code(over: Over, error: Error) -> None:

@@ -70,7 +70,7 @@ def status_of(error: Error, trailers: Metadata) -> Status:
     a mistake in an error must not hide its code.
     """
     pairs = list(trailers)
-    pairs.extend(pair for pair in error.trailers if pair not in pairs and _may_travel(*pair))
+    pairs.extend(pair for pair in error.trailers if pair not in pairs and _may_travel(pair))
     present = {key for key, _ in pairs}
     delay = _delay(error)
     if delay is not None and PUSHBACK not in present:
@@ -83,8 +83,9 @@ def status_of(error: Error, trailers: Metadata) -> Status:
     return Status(code=error.code, message=message, trailers=tuple(pairs))
 
 
-def _may_travel(key: str, value: str | bytes) -> bool:
+def _may_travel(pair: tuple[str, str | bytes]) -> bool:
     try:
+        key, value = pair
         check(key, value)
     except (TypeError, ValueError) as error:
         log.error("an error's trailing metadata was left out: %s", error)  # noqa: TRY400 - it names the key
@@ -94,6 +95,9 @@ def _may_travel(key: str, value: str | bytes) -> bool:
 
 def _delay(error: Error) -> float | None:
     delay = error.retry_after
+    if delay is not None and not isinstance(delay, int | float):
+        log.error("an error's retry_after was left out: %r is no number of seconds", delay)
+        return None
     return None if delay is None or math.isnan(delay) else max(-1.0, min(delay, MAX_DELAY))
 
 
@@ -133,8 +137,8 @@ def _add(rich: RichStatus, make: Callable[[], Message]) -> bool:
     packed = AnyMessage()
     try:
         packed.Pack(make())
-    except Exception:
-        log.exception("a detail of an error was left out")
+    except Exception as error:  # noqa: BLE001 - logged, without the place, which says nothing
+        log.error("a detail of an error was left out: %s", error)  # noqa: TRY400 - as above
         return True
     if rich.ByteSize() + packed.ByteSize() > MAX_DETAILS:
         return False
