@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -191,3 +193,56 @@ def test_which_methods_is_asked_when_the_chain_is_composed() -> None:
 
     assert chain(only(match, shout), only(match, shout)).around(echo, ENCRYPT) is echo
     assert asked == ["Encrypt", "Encrypt"]
+
+
+class Link:
+    async def __call__(self, request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+        return await next(request, call)
+
+
+async def short(request: Message, call: Call) -> Message:
+    return (request, call)
+
+
+async def held_open(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+    yield await next(request, call)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (5, "not 5"),
+        (Link, "Link is a class: give Link"),
+        (short, "short takes"),
+        (held_open, "held_open is a generator"),
+    ],
+)
+def test_what_is_no_middleware_is_refused_where_it_is_given(wrong: Any, told: str) -> None:  # noqa: ANN401 - whatever it is
+    """By name, and with what is wrong about it: in a chain, and under ``only``."""
+    with pytest.raises(TypeError, match=told):
+        chain(Link(), wrong)
+    with pytest.raises(TypeError, match=told):
+        only("/a.B/*", wrong)
+
+
+def test_what_cannot_be_looked_into_is_taken() -> None:
+    """A function that takes anything may be one, and so may an object whose signature nobody knows."""
+    chain(lambda *args: args[2](*args[:2]), functools.partial(shout), Link().__call__)
+
+
+@pytest.mark.parametrize("wrong", [5, None])
+def test_only_takes_a_path_or_a_predicate(wrong: Any) -> None:  # noqa: ANN401 - as above
+    """Anything else is refused, with its value."""
+    with pytest.raises(TypeError, match=f"not {wrong}"):
+        only(wrong, shout)
+
+
+def test_a_chain_tells_the_paths_that_its_links_are_for() -> None:
+    """Also of those within others; a predicate has none."""
+    inner = only("/a.B/C", shout)
+    links = chain(shout, only("/a.B/*", chain(inner, echo_through)), only(lambda _: True, shout))
+    assert list(links.paths()) == [("/a.B/*", shout), ("/a.B/C", shout), ("/a.B/*", echo_through)]
+
+
+async def echo_through(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+    return await next(request, call)

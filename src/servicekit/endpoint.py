@@ -26,8 +26,10 @@ whose call ends inside it may never be answered.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias
+from types import CoroutineType, NoneType
+from typing import Any, Final, Protocol, TypeAlias
 
 from .call import Call
 from .method import Method
@@ -38,6 +40,10 @@ Message: TypeAlias = Any
 
 Endpoint: TypeAlias = Callable[[Message, Call], Awaitable[Message]]
 """``async (request, call) -> response``: one RPC. Raises Error, or CancelledError when the call was cancelled."""
+
+
+FORGOTTEN: Final = (NoneType, CoroutineType)
+"""What a link answers by mistake where a message is due: it has forgotten ``return``, or ``await``."""
 
 
 class Middleware(Protocol):
@@ -87,11 +93,9 @@ class Chain:
         for link in links:
             if isinstance(link, Chain):
                 flat.extend(link.links)
-            elif callable(link):
-                flat.append(link)
             else:
-                msg = f"middleware is a coroutine function of (request, call, next), not {link!r}"
-                raise TypeError(msg)
+                _check(link)
+                flat.append(link)
         self.links = tuple(flat)
         self._doubts = tuple(doubts(list(_single(self.links))))
 
@@ -124,6 +128,13 @@ class Chain:
         """Yield every link, outermost first, also those that ``only`` keeps for some methods."""
         return (link.middleware for link in _single(self.links))
 
+    def paths(self) -> Iterator[tuple[str, Middleware]]:
+        """Yield the path of every ``only`` that was given one, with its link."""
+        for link in _single(self.links):
+            for condition in link.conditions:
+                if condition.pattern is not None:
+                    yield condition.pattern, link.middleware
+
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run as one middleware, composed anew at each call: transports use ``around``."""
         return await self.around(next, call.method)(request, call)
@@ -140,8 +151,9 @@ class Only:
 
     def __init__(self, match: str | Callable[[Method], bool], middleware: Middleware) -> None:
         """Take a predicate or a path; see ``only``."""
-        if not callable(middleware):
-            msg = f"middleware is a coroutine function of (request, call, next), not {middleware!r}"
+        _check(middleware)
+        if not isinstance(match, str) and not callable(match):
+            msg = f"only() takes '/pkg.Service/Name', '/pkg.Service/*' or a predicate, not {match!r}"
             raise TypeError(msg)
         self.middleware = middleware
         self.pattern = match if isinstance(match, str) else None
@@ -161,6 +173,42 @@ class Only:
     def __repr__(self) -> str:
         """Return ``only(match, middleware)``."""
         return f"only({self._word}, {shown(self.middleware)})"
+
+
+def check_answer(response: Message, call: Call) -> None:
+    """Raise TypeError for the answer of a link that forgot to return what ``next`` did, or to await it.
+
+    To be asked where the answer is of ``FORGOTTEN``, which for a streaming response is as it should be.
+    """
+    if isinstance(response, FORGOTTEN) and not call.method.kind.response_streaming:
+        forgot = "a coroutine" if response is not None else "None"
+        msg = f"a middleware returned {forgot} for the response of {call.path}: return await next(request, call)"
+        if response is not None:
+            response.close()  # so that Python has nothing to say about it
+        raise TypeError(msg)
+
+
+def _check(link: object) -> None:
+    """Raise TypeError for what is seen to be no middleware before it runs."""
+    what = "middleware is a coroutine function of (request, call, next)"
+    if not callable(link):
+        msg = f"{what}, not {link!r}"
+        raise TypeError(msg)
+    if isinstance(link, type):
+        msg = f"{what}, and {link.__name__} is a class: give {link.__name__}(…)"
+        raise TypeError(msg)
+    if inspect.isasyncgenfunction(link) or inspect.isasyncgenfunction(getattr(link, "__call__", None)):  # noqa: B004 - its code is looked at
+        msg = f"{what}, and {shown(link)} is a generator: it returns what next returned, and yields nothing"
+        raise TypeError(msg)
+    try:
+        signature = inspect.signature(link)
+    except (TypeError, ValueError):  # it does not tell, as some that are written in C
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        msg = f"{what}, and {shown(link)} takes {signature}"
+        raise TypeError(msg) from None
 
 
 def _bind(middleware: Middleware, next: Endpoint) -> Endpoint:  # noqa: A002 - the term

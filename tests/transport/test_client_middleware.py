@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
-from servicekit import CallError, Code, Error, Side, chain, connect, only
+from servicekit import CallError, Code, Error, Side, Telemetry, chain, connect, only, standard_client
 from servicekit.call import Call
 from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
@@ -48,6 +50,27 @@ async def _answer(call: Call) -> Message:
     for index, text in enumerate("abc"):
         await call.send(ExpandResponse(index=index) if kind is Kind.SERVER_STREAM else ChatResponse(text=text))
     return None
+
+
+@both
+@pytest.mark.parametrize("kind", [Kind.UNARY, Kind.CLIENT_STREAM], ids=lambda kind: kind.value)
+@pytest.mark.parametrize("forgot", ["return", "await"])
+async def test_a_link_that_forgets_to_answer(kind: Kind, over: Over, forgot: str) -> None:
+    """The caller is told what to write, and gets no None for a response; the log does not say OK."""
+    stream = io.StringIO()
+
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        if forgot == "await":
+            return next(request, call)
+        await next(request, call)
+        return None
+
+    for links in ([link], [*standard_client(Telemetry(log="json", stream=stream)), link]):
+        async with pair(echo(), over=over, client=links) as ends:
+            with pytest.raises(TypeError, match=r"return await next\(request, call\)"):
+                await ask(ends.channel, kind)
+    (line,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert line["code"] != "OK"
 
 
 @both

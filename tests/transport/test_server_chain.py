@@ -66,6 +66,35 @@ async def test_a_hook_that_fails_ends_the_call(
 
 
 @OVER
+@pytest.mark.parametrize("kind", [Kind.UNARY, Kind.CLIENT_STREAM], ids=lambda kind: kind.value)
+@pytest.mark.parametrize("forgot", ["return", "await"])
+async def test_a_link_that_forgets_to_answer(
+    over: Over, kind: Kind, forgot: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has what the client got, and the reason says what to write."""
+    log = Log(caplog)
+
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        if forgot == "await":
+            return next(request, call)
+        await next(request, call)
+        return None
+
+    async def answering(request: Message, context: Context) -> Message:
+        return RESPONSES[kind]()
+
+    async with pair(serving(kind, answering), over=over, middleware=[*standard(log.telemetry), link]) as ends:
+        answer = await ask(ends.channel, kind)
+        assert answer.code is Grpc.INTERNAL
+        assert log.line["code"] == "INTERNAL"
+        assert answer.trailer("x-error-id") == [log.line["error_id"]]
+        assert "return await next(request, call)" in log.text
+    async with pair(serving(kind, answering), over=over, middleware=[link]) as ends:
+        assert (await ask(ends.channel, kind)).code is Grpc.INTERNAL
+    assert log.text.count("return await next(request, call)") > 1
+
+
+@OVER
 async def test_the_first_failure_wins(over: Over) -> None:
     """A hook that fails before the abort is how the call ends, and an abort before the hook would be."""
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from servicekit.call import Call, Side
 from servicekit.call_report import report
-from servicekit.endpoint import Endpoint, Message
+from servicekit.endpoint import FORGOTTEN, Endpoint, Message, check_answer
 from servicekit.errors import By, Code, Error
 from servicekit.mapping import error_id
 from servicekit.telemetry import LEVELS, Level, Telemetry, Write, recording
@@ -97,6 +97,8 @@ class AccessLog:
         call.on_sent(count.send)
         try:
             response = await next(request, call)
+            if isinstance(response, FORGOTTEN):
+                check_answer(response, call)
         except BaseException as error:
             self._write(call, count, error)
             raise

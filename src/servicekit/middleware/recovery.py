@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from servicekit.call import Call
-from servicekit.endpoint import Endpoint, Message
+from servicekit.endpoint import FORGOTTEN, Endpoint, Message, check_answer
 from servicekit.errors import Error
 from servicekit.mapping import ErrorMapping, Rule, to_error
 
@@ -36,7 +36,9 @@ class Recovery:
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Run the call; raise an Error for whatever it raises."""
         try:
-            return await next(request, call)
+            response = await next(request, call)
+            if isinstance(response, FORGOTTEN):
+                check_answer(response, call)
         except (Error, asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as exception:
@@ -45,6 +47,7 @@ class Recovery:
             error = to_error(exception, self.errors)
             # Its cause is set already. An Error out of a group keeps its own: the group as its cause would be a circle.
             raise error from error.__cause__
+        return response
 
     def __repr__(self) -> str:
         """Return the rules."""

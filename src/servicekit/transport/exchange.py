@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
 from servicekit.call_report import failed, report, succeeded
+from servicekit.endpoint import FORGOTTEN, check_answer
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Security
 
@@ -92,6 +93,8 @@ class Exchange(Handover):
         error: BaseException | None = None
         try:
             self.response = await endpoint(request, self.call)
+            if isinstance(self.response, FORGOTTEN):
+                check_answer(self.response, self.call)
         except asyncio.CancelledError:
             error = self._cancelled()
         except BaseException as raised:  # noqa: BLE001 - raised to the caller, who holds the call object

@@ -11,6 +11,7 @@ import grpc
 
 from servicekit.call import Side, deadline_error
 from servicekit.current import enter, entered, serving
+from servicekit.endpoint import check_answer
 from servicekit.errors import Code, Error
 from servicekit.mapping import error_id, to_error
 from servicekit.metadata import Metadata
@@ -201,7 +202,12 @@ class Handler:
         # Encoded again unless nobody can have changed it: a link may put another message in its place, or write into it.
         if self._keeps and response is served.replied and served.reply is not None:
             return served.reply
-        data = self.encode(response)
+        try:
+            data = self.encode(response)
+        except Exception as error:
+            check_answer(response, served.root)
+            msg = f"a middleware of {self.method.path} returned what cannot be encoded: {type(response).__name__}"
+            raise TypeError(msg) from error
         if len(data) > self.largest:
             raise too_large(len(data), self.largest)
         return data
