@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from typing import Any
 
+import grpc
 import pytest
 
-from servicekit import Server, connect
+from servicekit import CallError, Code, Server, Telemetry, TlsCredentials, connect, only, standard
+from servicekit.call import Call
+from servicekit.endpoint import Endpoint, Message
+from servicekit.native.tls import Certificates
+from servicekit.testing import pair
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
+from servicekit.testing.v1.echo_pb2_grpc import (
+    EchoServiceServicer,
+    EchoServiceStub,
+    add_EchoServiceServicer_to_server,
+)
+from servicekit.wire import BindError
+
+from .transport.servers import service
 
 BOTH: dict[str, list[Any]] = {
     "middleware": ["standard", 5, print],
@@ -63,3 +79,158 @@ async def test_wrong_credentials_are_not_shown() -> None:
         with pytest.raises(TypeError, match="credentials of type str") as raised:
             make("127.0.0.1:0", credentials=secret)
         assert "PRIVATE" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("localhost:99999", "'99999' is no port"),
+        ("localhost:0", "'0' is no port"),
+        ("localhost:", "'' is no port"),
+        ("localhost:abc", "'abc' is no port"),
+        ("dns:///localhost:abc", "'abc' is no port"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:70000", "'70000' is no port"),
+        ("[::1]:70000", "'70000' is no port"),
+        ("ipv6:%5B::1%5D:0", "'0' is no port"),
+        ("unix:", "no name after unix:"),
+        ("dns://localhost:50051", "dns:///host:port"),
+    ],
+)
+async def test_a_target_that_leads_nowhere_is_refused_where_it_is_given(target: str, told: str) -> None:
+    """Core takes the port 99999 for 34463, and what follows dns:// for the server that is asked for names."""
+    with pytest.raises(ValueError, match=re.escape(f"target {target!r}: ")) as raised:
+        connect(target)
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["localhost", "dns:///localhost", "[::1]", "[::1]:1", "dns://127.0.0.1/localhost:1", "unix:/tmp/s"]
+)
+async def test_a_target_that_may_lead_somewhere_is_taken(target: str) -> None:
+    """A name without a port is one with 443, as gRPC's naming document has it."""
+    await connect(target).close()
+
+
+def test_outside_of_a_loop_it_is_said_where_to_go() -> None:
+    """A server or a channel belongs to a loop; both say so in the same words, whatever the wire."""
+    for make in (lambda: connect("127.0.0.1:1"), Server, lambda: Server(wire="native")):
+        with pytest.raises(RuntimeError, match=r"inside of a coroutine: async def main\(\)"):
+            make()
+
+
+async def test_credentials_of_the_other_wire_are_refused_where_they_are_given() -> None:
+    """Each says what this wire takes; so does what is no PEM, and shows nothing of it."""
+    pem = b"-----BEGIN PRIVATE KEY-----"
+    ours = TlsCredentials(certificates=Certificates(key=pem, chain=pem))
+    theirs = grpc.ssl_server_credentials([(pem, pem)])
+    with pytest.raises(TypeError, match=re.escape("wire='grpcio' takes grpc.ssl_server_credentials")):
+        Server("127.0.0.1:0", credentials=ours)
+    with pytest.raises(TypeError, match="wire='native' takes TlsCredentials"):
+        Server("127.0.0.1:0", credentials=theirs, wire="native")
+    text: Any = pem.decode()
+    for wrong in ({"key": text}, {"chain": text}, {"client_authorities": text}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} is PEM as bytes, not str") as raised:
+            Certificates(**{"key": pem, "chain": pem, **wrong})
+        assert "PRIVATE" not in str(raised.value)
+
+
+async def test_certificates_that_cannot_be_used_are_named_when_it_starts() -> None:
+    """On either wire the error is about them, and not only about the address."""
+    pem = b"no certificate"
+    credentials = grpc.ssl_server_credentials([(pem, pem)])
+    with pytest.raises(BindError, match="or its certificates cannot be used"):
+        await Server("127.0.0.1:0", credentials=credentials).start()
+
+    def nothing() -> Any:  # noqa: ANN401 - that is the mistake
+        return None
+
+    with pytest.raises(TypeError, match="returned no Certificates but NoneType"):
+        await Server("127.0.0.1:0", credentials=TlsCredentials(certificates=nothing), wire="native").start()
+
+
+@pytest.mark.parametrize("wire", ["grpcio", "native"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:99999", "unix:", "unix-abstract:", "http://127.0.0.1:0", "[::1]:0,[::1]:0"]
+)
+async def test_an_address_that_is_none_is_named_when_it_starts(wire: str, address: str) -> None:
+    """It is refused by its own text, not by what the system makes of it."""
+    with pytest.raises(BindError, match=re.escape(f"cannot listen on {address!r}: ")) as raised:
+        await Server(address, wire=wire).start()
+    assert "taken" not in str(raised.value)
+    assert "bind()" not in str(raised.value)
+
+
+async def echo(request: EchoRequest, _context: object) -> EchoResponse:
+    return EchoResponse(text=request.text)
+
+
+async def test_a_class_in_the_place_of_a_servicer_is_refused_when_it_is_added() -> None:
+    """Every call would lack its last argument."""
+    given: Any = EchoServiceServicer
+    with pytest.raises(TypeError, match="is the servicer a class, no object"):
+        add_EchoServiceServicer_to_server(given, Server("127.0.0.1:0"))
+
+
+async def passing(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+    return await next(request, call)
+
+
+async def test_a_link_for_a_path_that_is_not_there_is_told_of() -> None:
+    """A misspelled ``only`` would switch off what it is for without a word: the log has path and link."""
+    stream = io.StringIO()
+    links = [
+        only("/servicekit.testing.v1.EchoServce/*", passing),
+        only("/servicekit.testing.v1.EchoService/Ecko", passing),
+        only("/servicekit.testing.v1.EchoService/*", only("/servicekit.testing.v1.EchoService/Echo", passing)),
+        only("/grpc.health.v1.Health/*", passing),
+    ]
+    server = Server("127.0.0.1:0", middleware=links, telemetry=Telemetry(log="json", stream=stream))
+    service(Echo=echo)(server)
+    async with server:
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    told = [(line["path"], line["link"]) for line in lines if line["level"] == "warning"]
+    assert told == [
+        ("/servicekit.testing.v1.EchoServce/*", "passing"),
+        ("/servicekit.testing.v1.EchoService/Ecko", "passing"),
+    ]
+
+
+class Unknown(Exception):
+    pass
+
+
+async def test_the_errors_of_a_server_hold_for_its_links_too() -> None:
+    """A ``Recovery`` without rules takes those of the server; one with its own keeps them."""
+
+    async def link(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+        raise Unknown
+
+    quiet = Telemetry(log=None)
+    for links, code in (
+        (standard(quiet), grpc.StatusCode.NOT_FOUND),
+        (standard(quiet, errors={Unknown: Code.ABORTED}), grpc.StatusCode.ABORTED),
+    ):
+        async with pair(
+            service(Echo=echo),
+            middleware=[*links, link],
+            errors={Unknown: Code.NOT_FOUND},
+        ) as ends:
+            with pytest.raises(CallError) as caught:
+                await EchoServiceStub(ends.channel).Echo(EchoRequest())
+            assert caught.value.code() is code
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"timeout": "5"}, "timeout='5' is no number of seconds"),
+        ({"timeout": float("nan")}, "timeout=nan is no number of seconds"),
+        ({"metadata": {"k": "v"}}, "metadata is a sequence of (key, value), not dict"),
+        ({"metadata": "kv"}, "metadata is a sequence of (key, value), not str"),
+    ],
+)
+async def test_what_a_call_is_given_is_checked_by_name(settings: dict[str, Any], told: str) -> None:
+    """Before anything is sent."""
+    async with pair(service(Echo=echo)) as ends:
+        with pytest.raises(TypeError, match=re.escape(told)):
+            await EchoServiceStub(ends.channel).Echo(EchoRequest(), **settings)

@@ -5,12 +5,13 @@ What is found late is found in production: a wrong ``drain`` at SIGTERM, when th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from .grpcio.settings import are_channel_credentials, are_options, are_server_credentials, is_compression
-from .native.tls import TlsCredentials
+from .native.tls import TlsCredentials, credentials_of
 from .process.drain import Drain
 from .telemetry import Telemetry
 
@@ -83,3 +84,23 @@ def check(**settings: object) -> None:
             told = f"credentials of type {type(value).__name__}" if secret else f"{_TOLD.get(name, name)}={value!r}"
             msg = f"{told}: not {what}"
             raise TypeError(msg)
+
+
+def check_credentials(wire: object, credentials: object) -> None:
+    """Raise TypeError for server credentials that are another wire's than ``wire``, where that is one of ours."""
+    if credentials is None or wire not in ("grpcio", "native"):
+        return
+    if wire == "native":
+        credentials_of(credentials)
+    elif isinstance(credentials, TlsCredentials):
+        msg = "TlsCredentials are for wire='native'; wire='grpcio' takes grpc.ssl_server_credentials(…)"
+        raise TypeError(msg)
+
+
+def in_a_loop(what: str) -> None:
+    """Raise RuntimeError, with what to write, where no event loop runs: what is made would belong to none."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        msg = f"{what} is written inside of a coroutine: async def main(): …, and asyncio.run(main())"
+        raise RuntimeError(msg) from None

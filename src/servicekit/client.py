@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checked import check
+from .checked import check, in_a_loop
 from .clock import SystemClock
 from .endpoint import Chain, chain
 from .middleware import Credentials, standard_client
@@ -58,6 +58,7 @@ def connect(  # noqa: PLR0913 - keywords with defaults, each of them asked for b
         wire=wire,
         clock=clock,
     )
+    in_a_loop("connect(…)")
     clock = clock if clock is not None else SystemClock()
     links = chain(*(standard_client(telemetry or Telemetry(), target=target) if middleware is None else middleware))
     if isinstance(wire, str) and credentials is None and not is_local(target):

@@ -6,13 +6,13 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from .checked import check
+from .checked import check, check_credentials, in_a_loop
 from .clock import SystemClock
-from .endpoint import chain
+from .endpoint import chain, shown
 from .errors import Code, Error
 from .explain import explained
 from .mapping import ErrorMapping
-from .middleware import standard
+from .middleware import Recovery, standard
 from .process import signals
 from .process.drain import Drain, Exit
 from .process.grace import Grace
@@ -51,10 +51,11 @@ class Server(Host):
 
     ``address`` is "host:port", "unix:path" or several of them; port 0 takes a free one (see ``addresses``).
     ``middleware``, outermost first, is the whole chain of every method; None means ``standard(telemetry)``. ``errors``
-    says which exceptions of the business mean which code. ``credentials`` are those of the wire: grpcio's server
-    credentials, or ``TlsCredentials`` for the native one. ``interceptors`` are grpc.aio ones: they run inside the
-    chain, on every call. ``options`` and ``compression`` are grpcio's, ``threads`` is where plain functions run.
-    ``wire`` is "grpcio" or "native" (HTTP/2 of our own, at a fraction of the cost), or a Listener to serve over.
+    says which exceptions of the business mean which code, to a ``Recovery`` without rules of its own too.
+    ``credentials`` are those of the wire: grpcio's server credentials, or ``TlsCredentials`` for the native one.
+    ``interceptors`` are grpc.aio ones: they run inside the chain, on every call. ``options`` and ``compression`` are
+    grpcio's, ``threads`` is where plain functions run. ``wire`` is "grpcio" or "native" (HTTP/2 of our own, at a
+    fraction of the cost), or a Listener to serve over.
 
     Nothing is bound before ``start``, ``run`` or ``async with``. Must be made where an event loop runs.
     """
@@ -93,12 +94,16 @@ class Server(Host):
             listener=wire,
             clock=clock,
         )
+        in_a_loop("Server(…)")
+        check_credentials(wire, credentials)
         telemetry = telemetry if telemetry is not None else Telemetry()
         self._log = telemetry.logger
         self._clock = clock if clock is not None else SystemClock()
         self._times = drain if drain is not None else Drain()
         mapping = ErrorMapping(errors)
-        links = chain(*(standard(telemetry, errors=mapping) if middleware is None else middleware))
+        links = chain(*(standard(telemetry) if middleware is None else middleware))
+        if errors:
+            links = chain(*(Recovery(mapping) if _without_rules(link) else link for link in links.links))
         links, interceptors = otel.on_server(links, interceptors)
         listener = listener_of(wire, options=options, compression=compression, clock=self._clock, log=self._log)
         largest = getattr(listener, "largest", sys.maxsize)
@@ -164,6 +169,10 @@ class Server(Host):
         await self._listener.start(self._router.route)
         if self.health is not None:
             await self.health.serving(services)
+        for path, link in self._router.strays():
+            self._log.warning(
+                "a link stands around no method: none of this server's has its path", path=path, link=shown(link)
+            )
         own = [service for service in services if service not in AUXILIARY]
         self._log.info("serving", wire=self._wire, addresses=list(self.addresses), services=own)
 
@@ -256,6 +265,10 @@ class Server(Host):
     def __repr__(self) -> str:
         """Return where it listens and what stands around its methods."""
         return f"<Server on {', '.join(self.addresses or self._wanted)} through {self._serving.links!r}>"
+
+
+def _without_rules(link: Middleware) -> bool:
+    return isinstance(link, Recovery) and not link.errors.rules
 
 
 async def _before(end: Coroutine[Any, Any, None], work: Awaitable[object]) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from .grpcio.channel import channel_to
 from .grpcio.client import GrpcioWire
 from .grpcio.server import GrpcioListener
+from .grpcio.sockets import wrong_target
 from .native.options import options_of
 from .native.server import NativeListener
 
@@ -89,6 +90,9 @@ def wire_to(  # noqa: PLR0913 - one of each that grpcio's own channel takes
         raise ValueError(msg)
     if not target.strip() or (mark and scheme not in RESOLVED):
         msg = f"target {target!r}: targets are host:port, dns:///, ipv4:, unix: or xds:///"
+        raise ValueError(msg)
+    if (wrong := wrong_target(target)) is not None:
+        msg = f"target {target!r}: {wrong}"
         raise ValueError(msg)
     channel = channel_to(
         target, credentials, options=tuple(options), compression=compression, interceptors=interceptors

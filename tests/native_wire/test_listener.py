@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,19 @@ async def test_who_reads_nothing_is_closed_all_the_same() -> None:
                 await clock.advance(1.5)
                 while listener.connections:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.005)
+
+
+async def test_a_connection_that_is_reset_while_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """A socket whose peer has reset it cannot be closed by halves, and the loop hears of that later: nothing fails."""
+    async with listening(ECHO) as (listener, address):
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(PREFACE + frame(4, 0, 0, b""))
+            while listener.connections == 0:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+            (line,) = [one for one in listener._shared.members if isinstance(one, ClientLine)]
+            line.close()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while listener.connections:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+    assert caplog.text == ""

@@ -246,6 +246,8 @@ async def test_a_method_of_another_kind_is_answered(over: Over, kind: Kind, aske
     async with pair(serving(kind, work), over=over) as ends:
         answer = await sent(ends.channel, asked, path_of(kind), b"")
     assert isinstance(answer.code, Grpc)
+    if answer.code is Grpc.OK:
+        assert None not in answer.messages
     if asked is kind:
         assert answer.code is Grpc.OK
 

@@ -68,7 +68,7 @@ class GrpcioWire:
         except grpc.aio.InternalError as error:  # core refused the batch, so nothing was sent
             raise Error(Code.INTERNAL, "core refused the call", begun=False) from error
         else:
-            return Reply(data=answer, headers=headers, trailers=trailers)
+            return _reply(answer, headers, trailers)
         try:
             raise failure  # out here it has no context, whose traceback would hold all frames of the call
         finally:
@@ -107,6 +107,13 @@ class GrpcioWire:
         if never_sent(code, message, self._channel):
             status.begun, status.by = False, By.LOCAL
         return error_of(status, _pairs(error.initial_metadata()))
+
+
+def _reply(data: bytes | None, headers: Pairs, trailers: Pairs) -> Reply:
+    if data is None:  # core calls it OK; in gRPC's list of status codes too few responses are UNIMPLEMENTED
+        message = "the server sent no response to a call that has one"
+        raise Error(Code.UNIMPLEMENTED, message, headers=headers, trailers=trailers)
+    return Reply(data=data, headers=headers, trailers=trailers)
 
 
 def _passed_on(head: Head) -> dict[str, Any]:

@@ -71,7 +71,10 @@ class CoreServer:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            msg = f"cannot listen on {address!r}: it is taken, or not an address of this machine"
+            why = "it is taken, or not an address of this machine"
+            if credentials is not None:  # core does not say which
+                why = f"{why}, or its certificates cannot be used"
+            msg = f"cannot listen on {address!r}: {why}"
             raise BindError(msg) from error
         return _PORT_ZERO.sub(str(port), address) if path is None else address
 

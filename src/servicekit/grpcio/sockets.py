@@ -14,6 +14,7 @@ import re
 import socket
 import stat
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +67,10 @@ def wrong_address(address: str) -> str | None:
     """Return what is wrong with ``address``, None where nothing is as far as its text tells."""
     if (match := _UNNUMBERED.fullmatch(address)) is not None:
         return None if match[2].strip("/ ") else f"it has no name after {match[1]}:"
+    if "://" in address.removeprefix("dns://").removeprefix("ipv4://").removeprefix("ipv6://"):
+        return "it is a URL, and gRPC's addresses are host:port"
+    if "," in address:
+        return "it is several: give a list of them"
     host, colon, port = _SCHEME.sub("", address).rpartition(":")
     if not colon or port.endswith("]"):
         return "it has no port (host:port, with port 0 for any that is free)"
@@ -75,6 +80,27 @@ def wrong_address(address: str) -> str | None:
         return f"{host!r} is no host (0.0.0.0 or [::] for every one of this machine)"
     if ":" in host and not host.startswith("["):
         return "an IPv6 address goes in brackets, as in [::1]:0"
+    return None
+
+
+def wrong_target(target: str) -> str | None:
+    """Return why nothing can be reached at ``target``, None where something may be as far as its text tells.
+
+    Core takes some of these: the port 99999 for 34463, and what follows ``dns://`` for the server to ask for names. A
+    name without a port is one with 443 (the gRPC naming document).
+    """
+    if (match := _UNNUMBERED.fullmatch(target)) is not None:
+        return None if match[2].strip("/ ") else f"it has no name after {match[1]}:"
+    if re.fullmatch(r"dns://[^/]*/?", target):
+        return "dns:// is followed by the server that is asked for names: write dns:///host:port, with three slashes"
+    if target.startswith(("xds:", "google-c2p")):
+        return None
+    for address in unquote(_SCHEME.sub("", target)).split(","):
+        host, colon, port = address.rpartition(":")
+        if not colon or port.endswith("]") or (":" in host and not host.startswith("[")):
+            continue  # a name alone, or an IPv6 address
+        if not port.isdecimal() or not port.isascii() or not 0 < int(port) <= _LAST_PORT:
+            return f"{port!r} is no port (1 to {_LAST_PORT})"
     return None
 
 

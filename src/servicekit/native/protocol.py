@@ -366,7 +366,11 @@ class ClientLine(asyncio.BufferedProtocol):
             self._transport.close()
             return
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # reset just now, and the loop has not seen it
+                self._transport.abort()
+                return
         self._leave()
         self.now = self._clock.time()
         self.deadline = self.now + _LINGER

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from servicekit.wire import BindError
 
 _PORT: Final = re.compile(r"(?:(?:dns:(?://[^/]*)?/*)|(?:ipv[46]:))?(?:\[([^\]]+)\]|([^:\[\]]*)):(\d{1,5})")
+_LAST_PORT: Final = 65_535
 _BACKLOG: Final = 1024
 _TRIES: Final = 20  # of free ports, until one is free on every address of a name
 _IN_USE: Final = "it is taken, or not an address of this machine"
@@ -33,11 +34,15 @@ def listening(address: str, *, reuse_port: bool = False) -> tuple[str, Sockets]:
             return address, [_inherited(address)]
         path = _unix_path(address)
         if path is not None:
+            if not path.strip("\0/ "):
+                raise ValueError("it has no name")  # noqa: TRY301 - told as what follows
             return address, [_unix(path)]
         found = _PORT.fullmatch(address)
         if found is None:
             raise ValueError("it is none of host:port, unix:path and fd:number")  # noqa: TRY301 - told as what follows
         host, port = found[1] or found[2], int(found[3])
+        if port > _LAST_PORT:
+            raise ValueError(f"{port} is no port (0 to {_LAST_PORT})")  # noqa: TRY301 - as above
         bound = _internet(host, port, reuse_port=reuse_port)
     except BindError:
         raise

@@ -31,6 +31,13 @@ class Certificates:
     chain: bytes
     client_authorities: bytes | None = None
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what is no PEM in bytes, by name; what it is instead may be a key, and is not shown."""
+        for name in ("key", "chain", "client_authorities"):
+            value = getattr(self, name)
+            if not isinstance(value, bytes) and not (name == "client_authorities" and value is None):
+                raise TypeError(f"{name} is PEM as bytes, not {type(value).__name__}: Path(…).read_bytes()")
+
 
 Provider: TypeAlias = "Callable[[], Certificates]"
 
@@ -78,6 +85,8 @@ def context_of(credentials: TlsCredentials) -> ssl.SSLContext:
     def current() -> ssl.SSLContext:
         given = credentials.certificates
         certificates = given if isinstance(given, Certificates) else given()
+        if not isinstance(certificates, Certificates):
+            raise TypeError(f"the provider of certificates returned no Certificates but {type(certificates).__name__}")
         if not made or made[0][0] is not certificates:
             made[:] = [(certificates, _made(certificates, credentials.client))]
         return made[0][1]

@@ -10,7 +10,7 @@ from servicekit.errors import By, Code, Error
 from servicekit.metadata import Metadata
 from servicekit.wire import END, Ended, Head
 
-from .codec import malformed_request, malformed_response, size_of
+from .codec import malformed_response, size_of, unencodable
 from .exchange import Exchange
 from .status import enrich
 
@@ -80,9 +80,7 @@ class Sender:
         try:
             data = self._codec.encode(request)
         except Exception as error:
-            malformed = malformed_request()
-            malformed.begun = False
-            raise malformed from error
+            raise unencodable(request, begun=False) from error
         call.sent(request, size_of(data))
         return data
 
@@ -154,7 +152,7 @@ class Sender:
                 try:
                     data = self._codec.encode(message)
                 except Exception as error:
-                    raise malformed_request() from error
+                    raise unencodable(message) from error
                 call.sent(message, size_of(data))
                 await stream.send(data)
             await stream.half_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -43,7 +44,7 @@ class Caller:
         """Begin a call. Raises ValueError or TypeError, naming the key, for metadata that may not go on the wire."""
         sent = Metadata.checked(as_tuple(metadata)) if metadata else Metadata()
         now = self._clock.time()
-        deadline = None if timeout is None or timeout >= FOREVER else now + timeout
+        deadline = None if timeout is None else _deadline(now, timeout)
         parent = parent_call()
         is_inherited = False
         if parent is not None and (left := parent.remaining()) is not None:
@@ -63,6 +64,19 @@ class Caller:
         )
         exchange.start(self._endpoint, request)
         return exchange
+
+
+def _deadline(now: float, timeout: float) -> float | None:
+    try:
+        if timeout < FOREVER:
+            return now + timeout
+    except TypeError:
+        pass
+    else:
+        if not math.isnan(timeout):
+            return None
+    msg = f"timeout={timeout!r} is no number of seconds"
+    raise TypeError(msg)
 
 
 class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):

@@ -34,8 +34,15 @@ class Codec:
         return kind() if isinstance(kind, type) else None
 
 
+def unencodable(request: object, *, begun: bool = True) -> Error:
+    """Return the error, seen by the client, of a request that its method cannot send; why is in its cause."""
+    error = Error(Code.INVALID_ARGUMENT, f"the request cannot be encoded: {type(request).__name__}", begun=begun)
+    error.tells_cause = True
+    return error
+
+
 def malformed_request() -> Error:
-    """Return the error of a request that cannot be decoded, or encoded. The codec's own text, its cause, is for the log."""
+    """Return the error of a request that cannot be decoded. The codec's own text, its cause, is for the log."""
     error = Error(Code.INVALID_ARGUMENT, "malformed request message")
     error.tells_cause = True
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from servicekit.endpoint import Middleware
     from servicekit.wire import Route
 
     from .context import Context
@@ -82,10 +84,19 @@ class Router:
         found.append(block(["Any other path"], links.of(UNKNOWN), ["UNIMPLEMENTED"]))
         return found
 
+    def strays(self) -> list[tuple[str, Middleware]]:
+        """Return the paths that links are for and no method has, with the links; none where anything may be a method."""
+        methods = [describe(path, kind_of(handler)) for path, handler in self._registered.items()]
+        if any(not hasattr(generic, "service_name") for generic in self._generic):
+            return []
+        known = {path for method in methods for path in (method.path, f"/{method.service}/*")}
+        return [(path, link) for path, link in self._shared.links.paths() if path not in known]
+
     def register(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Serve the methods of ``service``: what generated code knows of them."""
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
+            _check(path, handler)
             self._registered[path] = handler
             self._routes[path] = (handler, self._routed(path, handler))
 
@@ -145,6 +156,20 @@ def function_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
         msg = f"the handler has no function for its kind: {handler!r}"
         raise TypeError(msg)
     return function
+
+
+def _check(path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+    """Raise TypeError for a servicer's method that wants more than a request and a context: its object, mostly."""
+    function = function_of(handler)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        msg = f"{path}: {shown(function)}{signature} does not take (request, context): is the servicer a class, no object?"
+        raise TypeError(msg) from None
 
 
 def handler_of(

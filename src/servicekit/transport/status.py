@@ -209,4 +209,7 @@ def as_tuple(trailing: object) -> Pairs:
     """Return trailing metadata as grpc's own API takes it (None, a sequence of pairs, grpc.aio.Metadata) as pairs."""
     if not trailing:
         return ()
+    if isinstance(trailing, dict | str):
+        msg = f"metadata is a sequence of (key, value), not {type(trailing).__name__}"
+        raise TypeError(msg)
     return tuple((key, value) for key, value in trailing)  # type: ignore[attr-defined]  # grpc's own typing is Any
