@@ -12,7 +12,7 @@ from .client import connect
 from .clock import Clock, SystemClock
 from .current import current_call, detached
 from .endpoint import Endpoint, Message, Middleware, chain, only
-from .errors import CallReport, Code, Error
+from .errors import By, CallReport, Code, Error
 from .method import Idempotency, Kind, Method
 from .middleware import AccessLog, Deadline, LoadShedding, Recovery, RequestId, Retry, standard, standard_client
 from .native.tls import Certificates, TlsCredentials
@@ -20,16 +20,19 @@ from .process.drain import Drain, Exit
 from .server import Server
 from .telemetry import Telemetry
 from .transport.call_error import CallError
+from .transport.channel import Channel
 from .transport.interceptors import client_interceptors, server_interceptor
 from .wire import BindError
 
 __all__ = [
     "AccessLog",
     "BindError",
+    "By",
     "Call",
     "CallError",
     "CallReport",
     "Certificates",
+    "Channel",
     "Clock",
     "Code",
     "Deadline",

@@ -48,9 +48,13 @@ There is no recovery on the client: what the caller's own request iterator raise
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from servicekit.endpoint import Middleware
 from servicekit.mapping import ErrorMapping, Rule
+from servicekit.policy.backoff import Backoff
+from servicekit.policy.budget import Budget
+from servicekit.principal import Principal, principal_of
 from servicekit.telemetry import Telemetry
 
 from .access_log import AccessLog
@@ -76,6 +80,21 @@ from .stream_idle import StreamIdle
 from .tracing import AttemptTracing, Tracing
 from .validation import Validation
 
+# RedisLimit is public too, but a name for those who have its extra: `import *` must work for all others.
+if TYPE_CHECKING:
+    from .redis_limit import RedisLimit as RedisLimit
+else:  # hidden from type checkers, which would believe in any name of a module that answers for names
+
+    def __getattr__(name: str) -> object:
+        """Return RedisLimit. Raises ImportError, naming the extra, where that is not installed."""
+        if name != "RedisLimit":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from .redis_limit import RedisLimit  # noqa: PLC0415 - an extra: imported by who asks for it
+
+        return RedisLimit
+
+
 __all__ = [
     "Access",
     "AccessLog",
@@ -83,7 +102,9 @@ __all__ = [
     "ApiKeyAuth",
     "AttemptTracing",
     "Authorize",
+    "Backoff",
     "BasicAuth",
+    "Budget",
     "Bulkhead",
     "CircuitBreaker",
     "Credentials",
@@ -94,6 +115,7 @@ __all__ = [
     "LoadShedding",
     "Metrics",
     "MtlsIdentity",
+    "Principal",
     "RateLimit",
     "Recovery",
     "RequestId",
@@ -105,6 +127,7 @@ __all__ = [
     "hash_key",
     "hash_password",
     "new_key",
+    "principal_of",
     "standard",
     "standard_client",
 ]
