@@ -76,6 +76,43 @@ CHANNEL_PRODUCTION: Final[Options] = (
 """What the ``production`` profile adds for a channel."""
 
 
+_NUMBERS: Final = frozenset(
+    name for name, _ in (*SERVER, *SERVER_PRODUCTION, *SERVER_EDGE, *CHANNEL, *CHANNEL_PRODUCTION)
+) | {
+    "grpc.client_idle_timeout_ms",
+    "grpc.default_compression_algorithm",
+    "grpc.default_compression_level",
+    "grpc.dns_min_time_between_resolutions_ms",
+    "grpc.enable_http_proxy",
+    "grpc.http2.bdp_probe",
+    "grpc.http2.hpack_table_size.encoder",
+    "grpc.http2.lookahead_bytes",
+    "grpc.http2.max_frame_size",
+    "grpc.http2.max_ping_strikes",
+    "grpc.http2.max_pings_without_data",
+    "grpc.http2.write_buffer_size",
+    "grpc.max_reconnect_backoff_ms",
+    "grpc.min_reconnect_backoff_ms",
+    "grpc.per_rpc_retry_buffer_size",
+    "grpc.use_local_subchannel_pool",
+}
+"""Options whose value is a number, as grpc_types.h says it."""
+
+_LARGEST: Final = 2**31 - 1  # a C int
+
+
 def merged(*layers: Options) -> Options:
-    """Return all options, a later layer's value in the place of an earlier one's for the same name."""
-    return tuple({name: value for layer in layers for name, value in layer}.items())
+    """Return all options, a later layer's value in the place of an earlier one's for the same name.
+
+    Raises TypeError for what should be a number and is none: core would take its default, and tell nobody but its log.
+    Raises ValueError for a number that core cannot hold.
+    """
+    options = {name: value for layer in layers for name, value in layer}
+    for name, value in options.items():
+        if name in _NUMBERS and not isinstance(value, int):
+            msg = f"options: {name}={value!r} is no whole number"
+            raise TypeError(msg)
+        if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+            msg = f"options: {name}={value!r} is not in {-_LARGEST} … {_LARGEST}"
+            raise ValueError(msg)
+    return tuple(options.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from numbers import Number
 from typing import Any
 
 import grpc
@@ -19,7 +20,10 @@ def _is_option(pair: Any) -> bool:
     if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 - a name and a value
         return False
     name, value = pair
-    return isinstance(name, str) and (isinstance(value, int | str | bytes) or hasattr(value, "__int__"))
+    if not isinstance(name, str) or isinstance(value, int | str | bytes):
+        return isinstance(name, str)
+    # grpcio takes all else that can be made an int for the address of something, and so would it take 4e6.
+    return hasattr(value, "__int__") and not isinstance(value, Number)
 
 
 def is_compression(value: object) -> bool:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from servicekit.http2.limits import SERVER, Limits
+from servicekit.policy.checked import count, flag, kind, seconds, whole
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -38,45 +39,61 @@ class NativeOptions:
     http2: Limits = SERVER
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a limit that nothing could pass, naming it."""
+        """Raise TypeError or ValueError, naming setting and value, for a limit that nothing could pass."""
         for name in ("connections", "received", "sent", "buffered"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+            count(name, getattr(self, name))
         for name in ("handshake", "turn"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0 seconds, not {getattr(self, name)!r}")
+            seconds(name, getattr(self, name))
+        flag("reuse_port", self.reuse_port)
+        kind("http2", self.http2, Limits, "Limits")
 
 
 _NO_LIMIT: Final = 2**31 - 1  # grpc core's largest number, which means never or any; -1 says the same of a size
 
 
-def _size(value: int) -> int:
-    return _NO_LIMIT if value < 0 else value
+def _size(name: str, value: int) -> int:
+    return _NO_LIMIT if whole(name, value) < 0 else value
 
 
-def _seconds(value: int) -> float | None:
-    return value / 1000 if value < _NO_LIMIT else None
+def _most(name: str, value: int) -> int:
+    return _NO_LIMIT if whole(name, value) < 0 else count(name, value)
 
 
-_OURS: Final[Mapping[str, tuple[str, Callable[[int], object]]]] = MappingProxyType(
+def _never_or(name: str, value: int) -> float | None:
+    return value / 1000 if count(name, value) < _NO_LIMIT else None
+
+
+def _time(name: str, value: int) -> float:
+    return count(name, value) / 1000
+
+
+def _time_or_none(name: str, value: int) -> float:
+    return count(name, value, least=0) / 1000
+
+
+def _switch(name: str, value: int) -> bool:
+    return bool(value if isinstance(value, bool) else whole(name, value))
+
+
+_OURS: Final[Mapping[str, tuple[str, Callable[[str, int], object]]]] = MappingProxyType(
     {
-        "grpc.max_receive_message_length": ("received", _size),
-        "grpc.max_send_message_length": ("sent", _size),
-        "grpc.max_allowed_incoming_connections": ("connections", _size),
-        "grpc.so_reuseport": ("reuse_port", bool),
-        "grpc.server_handshake_timeout_ms": ("handshake", lambda value: value / 1000),
+        "grpc.max_receive_message_length": ("received", _most),
+        "grpc.max_send_message_length": ("sent", _most),
+        "grpc.max_allowed_incoming_connections": ("connections", _most),
+        "grpc.so_reuseport": ("reuse_port", _switch),
+        "grpc.server_handshake_timeout_ms": ("handshake", _time),
     }
 )
-_OF_HTTP2: Final[Mapping[str, tuple[str, Callable[[int], object]]]] = MappingProxyType(
+_OF_HTTP2: Final[Mapping[str, tuple[str, Callable[[str, int], object]]]] = MappingProxyType(
     {
         "grpc.max_concurrent_streams": ("max_concurrent_streams", _size),
-        "grpc.http2.settings_timeout": ("preface_timeout", _seconds),
-        "grpc.max_connection_idle_ms": ("idle_timeout", _seconds),
-        "grpc.max_connection_age_ms": ("max_age", _seconds),
-        "grpc.max_connection_age_grace_ms": ("age_grace", lambda value: value / 1000),
-        "grpc.keepalive_time_ms": ("keepalive_time", _seconds),
-        "grpc.keepalive_timeout_ms": ("keepalive_timeout", lambda value: value / 1000),
-        "grpc.http2.min_ping_interval_without_data_ms": ("min_ping_interval", lambda value: value / 1000),
+        "grpc.http2.settings_timeout": ("preface_timeout", _never_or),
+        "grpc.max_connection_idle_ms": ("idle_timeout", _never_or),
+        "grpc.max_connection_age_ms": ("max_age", _never_or),
+        "grpc.max_connection_age_grace_ms": ("age_grace", _time_or_none),
+        "grpc.keepalive_time_ms": ("keepalive_time", _never_or),
+        "grpc.keepalive_timeout_ms": ("keepalive_timeout", _time),
+        "grpc.http2.min_ping_interval_without_data_ms": ("min_ping_interval", _time_or_none),
         "grpc.absolute_max_metadata_size": ("max_header_list_size", _size),
         "grpc.http2.hpack_table_size.decoder": ("header_table_size", _size),
     }
@@ -92,17 +109,19 @@ _NEEDLESS: Final = frozenset(
 def options_of(arguments: Iterable[tuple[str, Any]]) -> NativeOptions:
     """Return what grpc core's channel arguments mean here, so that a server's ``options`` serve both wires.
 
-    Raises ValueError for one that means nothing here, naming it.
+    Raises ValueError for one that means nothing here, TypeError or ValueError for one whose value does, naming it.
     """
     ours: dict[str, Any] = {}
     http2: dict[str, Any] = {}
     for name, value in arguments:
         if name in _OURS:
             field, convert = _OURS[name]
-            ours[field] = convert(value)
+            ours[field] = convert(name, value)
         elif name in _OF_HTTP2:
             field, convert = _OF_HTTP2[name]
-            http2[field] = convert(value)
-        elif name not in _NEEDLESS:
+            http2[field] = convert(name, value)
+        elif name in _NEEDLESS:
+            _switch(name, value)
+        else:
             raise ValueError(f"wire='native' has nothing like the option {name!r}")
     return NativeOptions(**ours, http2=replace(SERVER, **http2))
