@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import random
+import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,7 +81,8 @@ class MovableClock:
     """
 
     def __init__(self, start: float = 1000.0, *, seed: int = 0) -> None:
-        """Begin at ``start`` seconds, with the random sequence of ``seed``."""
+        """Begin at ``start`` seconds, with the random sequence of ``seed``. Raises TypeError or ValueError for no time."""
+        _check_time("start", start)
         self._now = start
         self._timers: list[tuple[float, int, _MovableTimer]] = []
         self._order = itertools.count()
@@ -118,7 +120,11 @@ class MovableClock:
         return self._random.random()
 
     async def advance(self, seconds: float) -> None:
-        """Move on by ``seconds``, running every timer that falls due and all that follows from it, in order."""
+        """Move on by ``seconds``, running every timer that falls due and all that follows from it, in order.
+
+        Raises TypeError or ValueError for what is no time, or less than 0.
+        """
+        _check_time("seconds", seconds)
         if seconds < 0:
             msg = f"time does not run backwards: advance({seconds!r})"
             raise ValueError(msg)
@@ -142,6 +148,16 @@ class MovableClock:
     def __repr__(self) -> str:
         """Return where the clock stands and how many timers wait."""
         return f"MovableClock(time={self._now}, pending={self.pending})"
+
+
+def _check_time(name: str, value: float) -> None:
+    # What all others are checked with stands above this floor.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name}={value!r} is no number of seconds"
+        raise TypeError(msg)
+    if not abs(value) <= sys.float_info.max:
+        msg = f"{name}={value!r} is no finite number of seconds"
+        raise ValueError(msg)
 
 
 async def settle() -> None:

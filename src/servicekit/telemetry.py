@@ -22,12 +22,14 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .clock import Clock, SystemClock
 from .instruments import Provider
+from .policy.checked import able, flag
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Format: TypeAlias = Literal["json", "console", "auto"]
 Write: TypeAlias = "Callable[..., object]"
 
 _KINDS: Final = ("counter", "gauge", "histogram")
+_CLOCK: Final = ("time", "sleep", "call_at", "random")
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
@@ -96,16 +98,18 @@ class Telemetry:
         if stream is not None and not isinstance(log, str):
             msg = f"stream={stream!r} goes with log='json', 'console' or 'auto', not with log={log!r}"
             raise ValueError(msg)
+        if stream is not None:
+            able("stream", stream, ("write", "isatty"), "stream")
         self._sink: Final = _Sink(sys.stdout if stream is None else stream)
         if log == "auto":
             log = "console" if self._sink.terminal else "json"
         self.log: Final = log if log is None or isinstance(log, str) else type(log).__name__
         self.level: Final[Level] = level
         self.logger: Final[Logger] = _logger(log, level, self._sink)
-        self.clock: Final[Clock] = SystemClock() if clock is None else clock
+        self.clock: Final[Clock] = SystemClock() if clock is None else able("clock", clock, _CLOCK, "Clock")
         self.tracer: Final[trace.Tracer | None] = _tracer(traces)
         self.metrics: Final[Provider | None] = _provider(metrics)
-        self.old_names: Final = _opted_in() if old_names is None else old_names
+        self.old_names: Final = _opted_in() if old_names is None else flag("old_names", old_names)
         self._said: set[str] = set()
 
     def at(self, level: Level) -> Write | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from servicekit.policy.checked import seconds_or_zero
+
 
 class Exit(enum.IntEnum):
     """The exit codes of a process that serves. A second signal n ends it at once with 128 + n."""
@@ -23,7 +25,7 @@ class Drain:
 
     For ``delay`` it still serves while health says NOT_SERVING, so that clients move elsewhere by themselves; then
     it accepts nothing new, and what is under way has ``grace`` to finish. What has not is ended with UNAVAILABLE, and
-    ``flush`` is for what is being sent. Raises ValueError for a negative time.
+    ``flush`` is for what is being sent. Raises TypeError or ValueError for what is no time.
     """
 
     delay: float = 0.5
@@ -33,7 +35,4 @@ class Drain:
     def __post_init__(self) -> None:
         """Refuse times that cannot pass."""
         for name in ("delay", "grace", "flush"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not value >= 0:
-                msg = f"{name}={value!r} is no number of seconds from 0"
-                raise ValueError(msg)
+            seconds_or_zero(name, getattr(self, name))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from servicekit.clock import MovableClock, settle
+from servicekit.policy.checked import kind, seconds_or_zero
 from servicekit.server import Server
 from servicekit.transport.channel import Channel
 
@@ -40,8 +41,11 @@ async def no_leaks(*watched: Watched, patience: float = 1.0) -> AsyncIterator[No
 
     Whatever can still run does so first, garbage is collected, and what ends elsewhere (core closes its sockets in a
     thread) has ``patience`` seconds for it: a block that leaves nothing behind does not wait. When the block itself
-    raises, nothing is checked: that is the better message.
+    raises, nothing is checked: that is the better message. Raises TypeError for what cannot be ``watched``.
     """
+    for thing in watched:
+        kind("watched", thing, (MovableClock, Channel, Server), "MovableClock, Channel or Server")
+    seconds_or_zero("patience", patience)
     tasks, sockets = asyncio.all_tasks(), _sockets()
     before = [_open(thing) for thing in watched]
     yield

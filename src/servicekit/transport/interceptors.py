@@ -17,6 +17,7 @@ from servicekit.endpoint import chain
 from servicekit.grpcio.handlers import handler_for
 from servicekit.mapping import ErrorMapping
 from servicekit.method import Kind
+from servicekit.policy.checked import listed
 
 from .attempt import Sender
 from .callables import Caller, requests_of
@@ -55,7 +56,11 @@ def server_interceptor(
     Raises TypeError or ValueError for a chain that cannot be made. Where that can only be seen for one method, because
     a predicate chooses, its calls get INTERNAL, and the log says why.
     """
-    shared = Serving(links=chain(*middleware), errors=ErrorMapping(errors), clock=clock or SystemClock())
+    shared = Serving(
+        links=chain(*listed("middleware", middleware, "sequence of middleware")),
+        errors=ErrorMapping(errors),
+        clock=clock or SystemClock(),
+    )
     return _ServerInterceptor(shared, threads)
 
 
@@ -106,7 +111,7 @@ def client_interceptors(middleware: Sequence[Middleware], *, clock: Clock | None
 
 class _Shared:
     def __init__(self, middleware: Sequence[Middleware], clock: Clock) -> None:
-        self._links = chain(*middleware)
+        self._links = chain(*listed("middleware", middleware, "sequence of middleware"))
         self._clock = clock
         self._methods: dict[tuple[str, Kind], Any] = {}
         self._under_way: set[Exchange] = set()
