@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import Code, Error
 from .mapping import unexpected
+from .policy.checked import kind, texts
 
 if TYPE_CHECKING:
     from .call import Call
@@ -68,8 +69,11 @@ def roles_of(
 ) -> dict[str, frozenset[str]]:
     """Return the setting ``roles`` (name -> roles), checked.
 
-    Raises TypeError for roles that are one text, ValueError for those of a name that is not among ``names``.
+    Raises TypeError for what is no such mapping and for roles that are one text, ValueError for those of a name that is
+    not among ``names``.
     """
+    if roles is not None:
+        kind("roles", roles, Mapping, "mapping from names to roles")
     checked: dict[str, frozenset[str]] = {}
     known = None if names is None else set(names)
     for name, given in (roles or {}).items():
@@ -79,7 +83,7 @@ def roles_of(
         if known is not None and name not in known:
             msg = f"roles[{name!r}] is for nobody: there is no such name"
             raise ValueError(msg)
-        checked[name] = frozenset(given)
+        checked[name] = frozenset(texts(f"roles[{name!r}]", given))
     return checked
 
 

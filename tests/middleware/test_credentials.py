@@ -203,7 +203,7 @@ async def test_it_is_for_clients() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"factory": "Bearer canary"}, "not str"),
+        ({"factory": "Bearer canary"}, "but str"),
         ({"header": "Authorization"}, "Authorization"),
         ({"early": -1}, "early=-1"),
         ({"timeout": 0}, "timeout=0"),

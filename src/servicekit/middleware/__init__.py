@@ -54,6 +54,7 @@ from servicekit.endpoint import Middleware
 from servicekit.mapping import ErrorMapping, Rule
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget
+from servicekit.policy.checked import kind
 from servicekit.principal import Principal, principal_of
 from servicekit.telemetry import Telemetry
 
@@ -139,7 +140,8 @@ def standard(
     """Return what a server should have around every method, in order; your own links go after it.
 
     ``errors`` are the rules of recovery. An observer without anything in ``telemetry`` to write to is not there. Load is
-    shed with the defaults; a ``LoadShedding`` of your own takes the place of the one here.
+    shed with the defaults; a ``LoadShedding`` of your own takes the place of the one here. Raises TypeError for what is no
+    Telemetry.
     """
     return [
         RequestId(),
@@ -154,8 +156,10 @@ def standard_client(telemetry: Telemetry, *, target: str = "") -> list[Middlewar
     """Return what a client should have around every call, in order; one list for each channel.
 
     A call gets no deadline that nobody asked for: put a ``Deadline(default=...)`` in the place of the one here. Retry
-    has a budget for one target, so a list is not for several. With a tracer each attempt has a span of its own.
+    has a budget for one target, so a list is not for several. With a tracer each attempt has a span of its own. Raises
+    TypeError for what is no Telemetry, and for a target that is no text.
     """
+    kind("target", target, str, "text")
     links: list[Middleware] = [
         RequestId(),
         *_observers(telemetry, target),
@@ -168,6 +172,7 @@ def standard_client(telemetry: Telemetry, *, target: str = "") -> list[Middlewar
 
 
 def _observers(telemetry: Telemetry, target: str = "") -> list[Middleware]:
+    kind("telemetry", telemetry, Telemetry, "Telemetry")
     links: list[Middleware] = []
     if telemetry.tracer is not None:
         links.append(Tracing(telemetry, target=target))

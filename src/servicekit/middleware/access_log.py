@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import traceback
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Final
@@ -14,6 +13,7 @@ from servicekit.call_report import report
 from servicekit.endpoint import FORGOTTEN, Endpoint, Message, check_answer
 from servicekit.errors import By, Code, Error
 from servicekit.mapping import error_id
+from servicekit.policy.checked import kind, seconds_or_none, share
 from servicekit.telemetry import LEVELS, Level, Telemetry, Write, recording
 
 _LONGEST_PATH = 128
@@ -65,16 +65,13 @@ class AccessLog:
     _slow: tuple[tuple[Write | None, str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a level that does not exist, a ratio that is none, and a time that is none."""
+        """Raise ValueError or TypeError, naming setting and value, for what is no level, share or time."""
+        kind("telemetry", self.telemetry, Telemetry, "Telemetry")
         if self.auxiliary is not None and self.auxiliary not in LEVELS:
             msg = f"auxiliary={self.auxiliary!r} is none of {', '.join(LEVELS)}, None"
             raise ValueError(msg)
-        if not 0.0 <= self.success_ratio <= 1.0:
-            msg = f"success_ratio={self.success_ratio!r} is no share of the calls, 0.0 to 1.0"
-            raise ValueError(msg)
-        if self.slow is not None and not (self.slow > 0 and math.isfinite(self.slow)):
-            msg = f"slow={self.slow!r} is no time: give more than 0 seconds, or None for no such rule"
-            raise ValueError(msg)
+        share("success_ratio", self.success_ratio)
+        seconds_or_none("slow", self.slow)
         at = {level: self.telemetry.at(level) for level in LEVELS}
         quiet = None if self.auxiliary is None else at[self.auxiliary]
         levels = [_LEVELS.get(code, "info") for code in Code]

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
-from servicekit.metadata import check
+from servicekit.policy import checked
 from servicekit.principal import Principal, authenticate, invalid, missing, roles_of, sole
 
 _LINK: Final = "api_key_auth"
@@ -45,13 +45,13 @@ class ApiKeyAuth:
         auxiliary: bool = False,
     ) -> None:
         """Raise ValueError or TypeError for a setting that cannot work, never showing a hash."""
-        check(header, "text")
-        self._header = header
+        self._header = checked.header("header", header)
         self._names: dict[bytes, str] = {}
+        checked.kind("keys", keys, Mapping, "mapping from names to hashes", secret=True)
         for name, hashes in keys.items():
-            for text in [hashes] if isinstance(hashes, str) else hashes:
-                found = _DIGEST.fullmatch(text)
-                if found is None or not name:
+            for text in hashes if isinstance(hashes, Iterable) and not isinstance(hashes, str) else [hashes]:
+                found = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+                if found is None or not name or not isinstance(name, str):
                     msg = f"keys[{name!r}]: give a name and what hash_key() returned, never the key itself"
                     raise ValueError(msg)
                 digest = bytes.fromhex(found[1])
@@ -62,7 +62,7 @@ class ApiKeyAuth:
             msg = "keys holds no key: nobody could call"
             raise ValueError(msg)
         self._roles = roles_of(roles, keys)
-        self._auxiliary = auxiliary
+        self._auxiliary = checked.flag("auxiliary", auxiliary)
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Check the key, then run the call."""
@@ -96,6 +96,7 @@ def new_key() -> str:
 
 def hash_key(key: str) -> str:
     """Return what ``ApiKeyAuth`` is given for ``key``. Raises ValueError for one that is too short to be random."""
+    checked.kind("key", key, str, "text", secret=True)
     if not _SHORTEST <= len(key) <= _LONGEST:
         msg = f"a key of {len(key)} characters is not {_SHORTEST} to {_LONGEST} random ones: see new_key()"
         raise ValueError(msg)

@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Protocol, TypeAlias
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.policy import checked
 from servicekit.principal import MISSING, Principal, concealed, denial, principal_of
 from servicekit.refreshed import Ages, Refreshed, Unreachable
 
@@ -81,21 +82,26 @@ class Authorize:
         if rules is not None and question is not None:
             msg = "question is what an enforcer is asked: rules are not"
             raise ValueError(msg)
+        if rules is not None:
+            checked.kind("rules", rules, Mapping, "mapping from paths to rules")
+        if question is not None:
+            checked.function("question", question, "function of (principal, call)")
+        for name, value in (("refresh", refresh), ("interval", interval), ("timeout", timeout)):
+            checked.seconds(name, value)
+        ages = Ages(refresh=refresh, expire=checked.seconds_or_ever("expire", expire))
         self._rules = {path: _rule(path, rule) for path, rule in (rules or {}).items()}
         self._question = question or _question
         self._policy: Refreshed[Enforcer] | None = None
         if enforcer is not None:
-            if not callable(getattr(enforcer, "enforce", None)) or not inspect.iscoroutinefunction(
-                enforcer.load_policy
-            ):
-                msg = f"enforcer is no casbin.AsyncEnforcer, but {type(enforcer).__name__}: loading would hold up the loop"
+            checked.able("enforcer", enforcer, ("enforce", "load_policy"), "casbin.AsyncEnforcer")
+            if not inspect.iscoroutinefunction(enforcer.load_policy):
+                msg = f"enforcer={enforcer!r} is no casbin.AsyncEnforcer: loading would hold up the loop"
                 raise TypeError(msg)
-            if not 0 < interval <= refresh or not timeout > 0:
-                msg = f"interval={interval!r}, timeout={timeout!r}: both are more than 0, the first at most refresh={refresh!r}"
+            if interval > refresh:
+                msg = f"interval={interval!r} is more than refresh={refresh!r}"
                 raise ValueError(msg)
-            ages = Ages(refresh=refresh, expire=expire)
             self._policy = Refreshed(_loading(enforcer), ages=lambda _: ages, interval=interval, timeout=timeout)
-        self._auxiliary = auxiliary
+        self._auxiliary = checked.flag("auxiliary", auxiliary)
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Ask, then run the call."""
@@ -195,7 +201,7 @@ def _decision(error: Error) -> str:
 
 
 def _rule(path: str, rule: Rule) -> Access | frozenset[str] | Predicate:
-    service, _, name = path.removeprefix("/").partition("/")
+    service, _, name = checked.text("rules: a path", path).removeprefix("/").partition("/")
     if not path.startswith("/") or not service or not name or "/" in name or service == "*":
         msg = f"rules: {path!r} is neither '/pkg.Service/Method' nor '/pkg.Service/*'"
         raise ValueError(msg)
@@ -204,11 +210,8 @@ def _rule(path: str, rule: Rule) -> Access | frozenset[str] | Predicate:
     if isinstance(rule, str) or not isinstance(rule, Iterable):
         msg = f"rules[{path!r}]={rule!r} is no Access, no list of roles and no function"
         raise TypeError(msg)
-    return _roles(path, frozenset(rule))
-
-
-def _roles(path: str, roles: frozenset[str]) -> frozenset[str]:
-    if not roles or not all(isinstance(role, str) and role for role in roles):
-        msg = f"rules[{path!r}]={sorted(map(repr, roles))} are no roles: a method that nobody may call has no rule"
+    roles = frozenset(checked.texts(f"rules[{path!r}]", rule))
+    if not roles:
+        msg = f"rules[{path!r}]={rule!r} are no roles: a method that nobody may call has no rule"
         raise ValueError(msg)
     return roles

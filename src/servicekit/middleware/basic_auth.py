@@ -18,6 +18,7 @@ from typing import ClassVar, Final, Self
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.policy import checked
 from servicekit.principal import BUSY, Principal, authenticate, authorization, invalid, roles_of
 
 _LINK: Final = "basic_auth"
@@ -69,12 +70,13 @@ class BasicAuth:
         auxiliary: bool = False,
     ) -> None:
         """Raise ValueError or TypeError for a setting that cannot work, never showing a hash."""
-        if not users:
+        if not checked.kind("users", users, Mapping, "mapping from names to hashes", secret=True):
             msg = "users={}: nobody could call"
             raise ValueError(msg)
-        if not remember >= 0 or threads < 1 or queue < 0:
-            msg = f"remember={remember!r} and queue={queue!r} are at least 0, threads={threads!r} at least 1"
-            raise ValueError(msg)
+        checked.seconds_or_zero("remember", remember)
+        checked.count("threads", threads)
+        checked.count("queue", queue, least=0)
+        self._auxiliary = checked.flag("auxiliary", auxiliary)
         self._users = {name: _Hash.parse(name, text) for name, text in users.items()}
         self._roles = roles_of(roles, users)
         self._nobody = max(self._users.values(), key=lambda known: known.work).unknown()
@@ -85,7 +87,6 @@ class BasicAuth:
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=_LINK)
         self._queue = queue + threads
         self._waiting = 0
-        self._auxiliary = auxiliary
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Check name and password, then run the call."""
@@ -140,6 +141,9 @@ def hash_password(password: str, *, cost: int = 14, parallel: int = 5) -> str:
     The work is scrypt's (RFC 7914) with N = 2**cost, r = 8 and p = parallel; the default is OWASP's for 16 MiB. Raises
     ValueError for an empty password, and for a cost that is none (10 to 20).
     """
+    checked.kind("password", password, str, "text", secret=True)
+    checked.count("cost", cost)
+    checked.count("parallel", parallel)
     if not password or not 10 <= cost <= 20 or not 1 <= parallel <= 16:  # noqa: PLR2004 - the limits say it
         msg = f"a password is not empty, cost={cost!r} is 10 to 20 and parallel={parallel!r} 1 to 16"
         raise ValueError(msg)
@@ -158,7 +162,7 @@ class _Hash:
     @classmethod
     def parse(cls, name: str, text: str) -> Self:
         found = _HASH.fullmatch(text) if isinstance(text, str) else None
-        if not name or ":" in name or found is None:
+        if not name or not isinstance(name, str) or ":" in name or found is None:
             msg = (
                 f"users[{name!r}]: give a name without ':' and what hash_password() returned, never the password itself"
             )

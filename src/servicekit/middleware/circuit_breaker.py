@@ -10,7 +10,7 @@ from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
 from servicekit.policy.breaker import Breaker, Rules, State
-from servicekit.policy.checked import count
+from servicekit.policy.checked import count, function
 from servicekit.policy.evidence import observed
 from servicekit.policy.lru import Lru
 from servicekit.policy.refusal import Refusal
@@ -51,9 +51,8 @@ class CircuitBreaker(Rules):
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError, naming setting and value, for a rule that cannot be kept."""
         Rules.__post_init__(self)
-        if self.fallback is not None and not callable(self.fallback):
-            msg = f"fallback={self.fallback!r} is no coroutine function of (request, call, error)"
-            raise TypeError(msg)
+        if self.fallback is not None:
+            function("fallback", self.fallback, "coroutine function of (request, call, error)")
         count("max_keys", self.max_keys)
         object.__setattr__(self, "_breakers", Lru(lambda: Breaker(self), most=self.max_keys))
 

@@ -12,6 +12,7 @@ from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
 from servicekit.metadata import check
+from servicekit.policy import checked
 from servicekit.principal import concealed
 from servicekit.refreshed import Ages, Refreshed, Unreachable
 
@@ -29,10 +30,10 @@ class Token:
     expires_in: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for one that is not good for any time."""
-        if self.expires_in is not None and not self.expires_in > 0:
-            msg = f"expires_in={self.expires_in!r} is not more than 0 seconds"
-            raise ValueError(msg)
+        """Raise TypeError for a value that is no text, TypeError or ValueError for one that is not good for any time."""
+        checked.kind("value", self.value, str, "text", secret=True)
+        if self.expires_in is not None:
+            checked.seconds_or_ever("expires_in", self.expires_in)
 
 
 Factory: TypeAlias = Callable[[], "Token | str | Awaitable[Token | str]"]
@@ -72,15 +73,12 @@ class Credentials:
         plaintext: bool = False,
     ) -> None:
         """Raise ValueError or TypeError for a setting that cannot work, naming it."""
-        if not callable(factory):
-            msg = f"factory is a function that returns a Token, not {type(factory).__name__}"
-            raise TypeError(msg)
-        check(header, "text")
-        if not early >= 0 or not interval >= 0 or not timeout > 0:
-            msg = f"early={early!r} and interval={interval!r} are at least 0, timeout={timeout!r} is more"
-            raise ValueError(msg)
-        self._header = header
-        self.plaintext = plaintext
+        checked.function("factory", factory, "function that returns a Token", secret=True)
+        checked.seconds_or_zero("early", early)
+        checked.seconds_or_zero("interval", interval)
+        checked.seconds("timeout", timeout)
+        self._header = checked.header("header", header)
+        self.plaintext = checked.flag("plaintext", plaintext)
 
         def ages(token: Token) -> Ages:
             good = math.inf if token.expires_in is None else token.expires_in

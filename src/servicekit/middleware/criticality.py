@@ -22,7 +22,7 @@ class Criticality:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a word that is none of the four."""
-        if self.default is not None and self.default not in SHARES:
+        if self.default is not None and not (isinstance(self.default, str) and self.default in SHARES):
             msg = f"default={self.default!r} is none of {', '.join(SHARES)}"
             raise ValueError(msg)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
 from servicekit.method import Method
+from servicekit.policy.checked import flag, seconds_or_none
 from servicekit.policy.quantile import Latencies
 
 _PROBE = 10
@@ -46,9 +46,10 @@ class Deadline:
     _answers: dict[Method, _Answers] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ValueError or TypeError for what is no time, and for a default above the cap."""
-        _check("default", self.default)
-        _check("cap", self.cap)
+        """Raise ValueError or TypeError, naming setting and value, for what is no time, and for a default above the cap."""
+        seconds_or_none("default", self.default)
+        seconds_or_none("cap", self.cap)
+        flag("doomed", self.doomed)
         if self.default is not None and self.cap is not None and self.default > self.cap:
             msg = f"default={self.default!r} is more than cap={self.cap!r}: raise the cap, or switch it off with None"
             raise ValueError(msg)
@@ -117,14 +118,3 @@ class _Answers:
 
 def _refusal(message: str) -> Error:
     return Error(Code.DEADLINE_EXCEEDED, message, refused=True, begun=False)
-
-
-def _check(name: str, seconds: float | None) -> None:
-    if seconds is None:
-        return
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        msg = f"{name}={seconds!r} is no number of seconds"
-        raise TypeError(msg)
-    if not (seconds > 0 and math.isfinite(seconds)):
-        msg = f"{name}={seconds!r} is no time to work in: give more than 0 seconds, or None for no such rule"
-        raise ValueError(msg)

@@ -10,7 +10,7 @@ from servicekit.call import Call, Side
 from servicekit.clock import Timer
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import By, Code, Error
-from servicekit.policy.checked import count, seconds_or_zero, share
+from servicekit.policy.checked import count, kind, seconds_or_zero, share, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,14 +38,17 @@ class Faults:
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError, naming setting and value, for what is no fault."""
+        whole("seed", self.seed)
         share("probability", self.probability)
+        if isinstance(self.delay, tuple) and len(self.delay) != 2:  # noqa: PLR2004 - least and most
+            msg = f"delay={self.delay!r} is neither a number of seconds nor (least, most)"
+            raise ValueError(msg)
         least, most = self._range()
         if seconds_or_zero("delay", least) > seconds_or_zero("delay", most):
             msg = f"delay={self.delay!r} is (least, most)"
             raise ValueError(msg)
-        if self.abort is not None and not isinstance(self.abort, Code | Error):
-            msg = f"abort={self.abort!r} is neither a Code nor an Error"
-            raise TypeError(msg)
+        if self.abort is not None:
+            kind("abort", self.abort, (Code, Error), "Code and no Error")
         if self.abort is Code.OK:
             msg = "abort=Code.OK is no failure"
             raise ValueError(msg)

@@ -16,7 +16,7 @@ from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Error
 from servicekit.method import Kind, Method
 from servicekit.policy.budget import Budget
-from servicekit.policy.checked import seconds_or_zero
+from servicekit.policy.checked import able, seconds_or_zero, share
 from servicekit.policy.lru import Lru
 from servicekit.policy.quantile import Latencies
 from servicekit.policy.safe_again import PREVIOUS, Marked, idempotent, is_repeated, may_pass
@@ -59,10 +59,11 @@ class Hedge:
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError, naming setting and value, for what is no quantile and no time."""
-        if not 0 < self.quantile < 1:
+        if share("quantile", self.quantile) in {0, 1}:
             msg = f"quantile={self.quantile!r} is not between 0 and 1"
             raise ValueError(msg)
         seconds_or_zero("least", self.least)
+        able("budget", self.budget, ("call", "spend"), "Budget")
         object.__setattr__(self, "_idempotent", idempotent(self.idempotent))
         object.__setattr__(self, "_latencies", Lru(Latencies, most=_METHODS))
 

@@ -11,6 +11,7 @@ from servicekit.call import Call
 from servicekit.clock import Clock
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.policy import checked
 from servicekit.principal import EXPIRED, UNREACHABLE, Principal, authenticate, authorization, invalid
 from servicekit.refreshed import Ages, Refreshed, Unreachable
 
@@ -22,6 +23,7 @@ _Keys: TypeAlias = "dict[tuple[str | None, str], PyJWK]"
 
 _LINK: Final = "jwt_auth"
 _LONGEST: Final = 16 * 1024
+_MOST_LEEWAY: Final = 300  # seconds: more than any clock is wrong by
 # Which keys an algorithm can have (RFC 7518, 3.1; 8037; 8812): type, and curve where there is one.
 _KINDS: Final[Mapping[str, tuple[str, str | None]]] = {
     **{f"{family}{bits}": ("RSA", None) for family in ("RS", "PS") for bits in (256, 384, 512)},
@@ -94,27 +96,30 @@ class JwtAuth:
         jwt = _pyjwt()
         self._decode, self._header = jwt.decode, jwt.get_unverified_header
         self._algorithms = _allowed(algorithms)
-        self._audience = [audience] if isinstance(audience, str) else list(audience)
+        self._audience = [audience] if isinstance(audience, str) else checked.texts("audience", audience)
+        checked.kind("issuer", issuer, str, "text")
         if not issuer or not self._audience or not all(self._audience):
             msg = f"issuer={issuer!r}, audience={audience!r}: a token that anybody made, for anybody, proves nothing"
             raise ValueError(msg)
-        if not 0 <= leeway <= 300:  # noqa: PLR2004 - five minutes: more than any clock is wrong by
-            msg = f"leeway={leeway!r} is not 0 to 300 seconds"
+        if not 0 <= checked.seconds_or_zero("leeway", leeway) <= _MOST_LEEWAY:
+            msg = f"leeway={leeway!r} is not 0 to {_MOST_LEEWAY} seconds"
             raise ValueError(msg)
+        for setting, value in (("refresh", refresh), ("interval", interval), ("timeout", timeout)):
+            checked.seconds(setting, value)
+        ages = Ages(refresh=refresh, expire=checked.seconds_or_ever("expire", expire))
         if (keys is None) == (jwks_url is None):
             msg = "give either keys or jwks_url"
             raise ValueError(msg)
         self._issuer = issuer
         self._leeway = leeway
-        self._name = name
-        self._roles = roles
-        self._auxiliary = auxiliary
+        self._name = checked.text("name", name)
+        self._roles = checked.text("roles", roles)
+        self._auxiliary = checked.flag("auxiliary", auxiliary)
         self._fixed = None if keys is None else _parsed(keys, self._algorithms)
         self._remote: Refreshed[_Keys] | None = None
         if jwks_url is not None:
-            ages = Ages(refresh=refresh, expire=expire)
-            if not 0 < interval <= refresh or not timeout > 0:
-                msg = f"interval={interval!r}, timeout={timeout!r}: both are more than 0, the first at most refresh={refresh!r}"
+            if interval > refresh:
+                msg = f"interval={interval!r} is more than refresh={refresh!r}"
                 raise ValueError(msg)
             fetch = _fetching(jwks_url, timeout, self._algorithms)
             self._remote = Refreshed(fetch, ages=lambda _: ages, interval=interval, timeout=timeout)
@@ -201,7 +206,7 @@ def _nobodys() -> PyJWK:
 
 
 def _allowed(algorithms: Iterable[str]) -> frozenset[str]:
-    allowed = frozenset([algorithms] if isinstance(algorithms, str) else algorithms)
+    allowed = frozenset([algorithms] if isinstance(algorithms, str) else checked.texts("algorithms", algorithms))
     if not allowed or allowed - _KINDS.keys():
         msg = f"algorithms={sorted(allowed)!r}: there is {', '.join(_KINDS)}"
         raise ValueError(msg)
@@ -214,7 +219,7 @@ def _allowed(algorithms: Iterable[str]) -> frozenset[str]:
 
 def _parsed(keys: Mapping[str, Any], algorithms: frozenset[str]) -> _Keys:
     """Return each key once for every algorithm that it may be used with. Raises ValueError when none is left."""
-    given = keys.get("keys")
+    given = checked.kind("keys", keys, Mapping, "JWK Set or mapping from kid to key", secret=True).get("keys")
     named = (
         [(jwk.get("kid"), jwk) for jwk in given if isinstance(jwk, Mapping)]
         if isinstance(given, list)
@@ -280,7 +285,7 @@ def _fetching(url: str, timeout: float, algorithms: frozenset[str]) -> Callable[
     """Return what fetches the keys. Raises ValueError for a URL that keys should not come from."""
     from jwt import PyJWKClient  # noqa: PLC0415 - of the extra
 
-    parts = urlsplit(url)
+    parts = urlsplit(checked.kind("jwks_url", url, str, "text", secret=True))
     if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in {"127.0.0.1", "::1", "localhost"}):
         msg = f"jwks_url={parts.scheme}://{parts.hostname}: keys that can be changed on their way prove nothing, use https"
         raise ValueError(msg)

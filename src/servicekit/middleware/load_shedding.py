@@ -13,7 +13,7 @@ from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
 from servicekit.loop_lag import LoopLag
 from servicekit.method import Kind
-from servicekit.policy.checked import seconds, seconds_or_zero
+from servicekit.policy.checked import function, seconds, seconds_or_none, seconds_or_zero
 from servicekit.policy.criticality import SHARES, STATE, criticality_of
 from servicekit.policy.gradient import Gradient
 from servicekit.policy.refusal import Refusal
@@ -59,8 +59,9 @@ class LoadShedding:
         """Raise ValueError or TypeError, naming setting and value, for bounds that do not hold each other."""
         seconds_or_zero("retry_after", self.retry_after)
         seconds("lag_time", self.lag_time)
-        if self.lag is not None:
-            seconds("lag", self.lag)
+        seconds_or_none("lag", self.lag)
+        if self.trusted is not None:
+            function("trusted", self.trusted, "function of the call")
         gradient = Gradient(initial=self.initial, least=self.least, most=self.most)
         loop_lag = None if self.lag is None else LoopLag(over=self.lag, during=self.lag_time)
         refusal = Refusal(Code.UNAVAILABLE, "overloaded", reason="OVERLOADED", retry_after=self.retry_after)

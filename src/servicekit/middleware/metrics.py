@@ -10,6 +10,7 @@ from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code
 from servicekit.instruments import OTHER, Counter, Family, Gauge, Histogram, Provider, is_error, name_of
 from servicekit.method import Method
+from servicekit.policy.checked import kind
 from servicekit.telemetry import Telemetry, recording
 
 _MOST_METHODS: Final = 2_000
@@ -43,8 +44,8 @@ class Metrics:
     _client: _Side = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is nowhere to keep figures."""
-        provider = self.telemetry.metrics
+        """Raise TypeError for what is no Telemetry, ValueError when there is nowhere to keep figures."""
+        provider = kind("telemetry", self.telemetry, Telemetry, "Telemetry").metrics
         if provider is None:
             msg = f"Metrics needs somewhere to keep figures: Telemetry(metrics=...), not {self.telemetry!r}"
             raise ValueError(msg)

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
 from servicekit.metadata import check
+from servicekit.policy.checked import flag, texts
 from servicekit.principal import Principal, authenticate, invalid, missing, principal_of, roles_of
 
 _LINK: Final = "mtls_identity"
@@ -59,11 +60,9 @@ class MtlsIdentity:
             msg = "give spiffe or dns: a certificate alone does not say who may call"
             raise ValueError(msg)
         self._roles = roles_of(roles)
-        self._proxies = frozenset(_texts("proxies", proxies))
-        self._headers = tuple(_texts("headers", headers))
-        for header in self._headers:
-            check(header, b"" if header.endswith("-bin") else "")
-        self._auxiliary = auxiliary
+        self._proxies = frozenset(texts("proxies", proxies))
+        self._headers = tuple(_keys("headers", headers))
+        self._auxiliary = flag("auxiliary", auxiliary)
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Name the peer, take out what it says of itself, then run the call."""
@@ -120,15 +119,18 @@ def _decoded(values: Sequence[bytes] | None) -> tuple[str, ...]:
 
 
 def _each(setting: str, values: Iterable[str], form: re.Pattern[str], what: str) -> list[str]:
-    for value in (texts := _texts(setting, values)):
+    for value in (found := texts(setting, values)):
         if form.fullmatch(value) is None:
             msg = f"{setting}: {value!r} is not {what}"
             raise ValueError(msg)
-    return texts
+    return found
 
 
-def _texts(setting: str, values: Iterable[str]) -> list[str]:
-    if isinstance(values, str):
-        msg = f"{setting}={values!r} is one text, not a list"
-        raise TypeError(msg)
-    return list(values)
+def _keys(setting: str, values: Iterable[str]) -> list[str]:
+    for value in (found := texts(setting, values)):
+        try:
+            check(value, b"" if value.endswith("-bin") else "")
+        except ValueError as error:
+            msg = f"{setting}: {error}"
+            raise ValueError(msg) from None
+    return found

@@ -16,7 +16,7 @@ from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code
 from servicekit.policy.bucket import Bucket
 from servicekit.policy.caller_key import Key, key_of
-from servicekit.policy.checked import count, rate
+from servicekit.policy.checked import able, count, flag, rate
 from servicekit.policy.lru import Lru
 from servicekit.policy.refusal import Refusal
 
@@ -85,6 +85,8 @@ class RateLimit:
         rate("per_second", self.per_second)
         burst = max(1, math.ceil(self.per_second)) if self.burst is None else count("burst", self.burst)
         count("max_keys", self.max_keys)
+        flag("wait", self.wait)
+        flag("fail_open", self.fail_open)
         object.__setattr__(self, "burst", burst)
         object.__setattr__(self, "_key", key_of(self.key))
         per_second = self.per_second
@@ -93,6 +95,7 @@ class RateLimit:
         )
         shared = None
         if self.store is not None:
+            able("store", self.store, ("check", "take"), "Store", secret=True)  # a URL may hold a password
             self.store.check(per_second=per_second, burst=burst)
             shared = _Shared(self.store, per_second=per_second, burst=burst, max_keys=self.max_keys)
         object.__setattr__(self, "_shared", shared)

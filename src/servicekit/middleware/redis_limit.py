@@ -14,7 +14,7 @@ except ImportError as error:
     msg = "RedisLimit needs the extra servicekit[redis]"
     raise ImportError(msg) from error
 
-from servicekit.policy.checked import rate, seconds
+from servicekit.policy.checked import kind, rate, seconds, text
 
 _LEAST = 0.001
 _CLOSE = 1e-9
@@ -38,11 +38,11 @@ class RedisLimit:
     def __init__(self, url: str, *, timeout: float = 0.25, prefix: str = "servicekit") -> None:
         """Raise ValueError or TypeError, naming setting and value, for what cannot be reached at all. Nothing is sent."""
         self.timeout = seconds("timeout", timeout)
-        scheme = url.partition("://")[0]
+        scheme = kind("url", url, str, "text", secret=True).partition("://")[0]
         if scheme not in {"redis", "rediss", "redis+unix"}:
             msg = f"url={scheme!r}://...: give redis://, rediss:// or redis+unix://"  # the rest may hold a password
             raise ValueError(msg)
-        self.prefix = prefix
+        self.prefix = text("prefix", prefix)
         self._storage = RedisStorage(f"async+{url}", key_prefix=prefix, stream_timeout=timeout, connect_timeout=timeout)
         self._limiter = MovingWindowRateLimiter(self._storage)
 

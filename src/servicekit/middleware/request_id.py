@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
-from servicekit.metadata import check
+from servicekit.policy.checked import header
 
 # Nothing that a log, a shell, a URL or a header would read as anything but a name.
 _WELL_FORMED = re.compile(r"[0-9A-Za-z._:/+=@~-]{1,128}")
@@ -31,11 +31,7 @@ class RequestId:
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for a header that cannot hold the id."""
-        try:
-            check(self.header, "text")
-        except (TypeError, ValueError) as error:
-            msg = f"header={self.header!r}: {error}"
-            raise type(error)(msg) from None
+        header("header", self.header)
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Name the call, then run it."""

@@ -12,7 +12,7 @@ from servicekit.errors import Error
 from servicekit.method import Method
 from servicekit.policy.backoff import Backoff
 from servicekit.policy.budget import Budget
-from servicekit.policy.checked import count, seconds
+from servicekit.policy.checked import able, count, seconds
 from servicekit.policy.lru import Lru
 from servicekit.policy.quantile import Latencies
 from servicekit.policy.safe_again import PREVIOUS, Marked, idempotent, is_repeated, may_pass
@@ -62,6 +62,8 @@ class Retry:
         count("attempts", self.attempts)
         count("keep", self.keep, least=0)
         seconds("patience", self.patience)
+        able("backoff", self.backoff, ("delay",), "Backoff")
+        able("budget", self.budget, ("call", "spend"), "Budget")
         object.__setattr__(self, "_idempotent", idempotent(self.idempotent))
         object.__setattr__(self, "_latencies", Lru(Latencies, most=_METHODS))
 

@@ -18,6 +18,7 @@ from servicekit.errors import Code, Error
 from servicekit.instruments import OTHER, is_error, name_of
 from servicekit.metadata import Metadata
 from servicekit.method import Method
+from servicekit.policy.checked import flag, kind
 from servicekit.telemetry import Telemetry
 
 _LONGEST_TEXT: Final = 256
@@ -61,8 +62,10 @@ class Tracing:
     _named: dict[str, _Named] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is nowhere to send spans to."""
+        """Raise TypeError, naming setting and value, for what is none; ValueError when there is nowhere to send spans to."""
         object.__setattr__(self, "_tracer", _tracer_of(self.telemetry, "Tracing"))
+        flag("auxiliary", self.auxiliary)
+        kind("target", self.target, str, "text")
         object.__setattr__(self, "_carrier", _Carrier(self.propagator))
         object.__setattr__(self, "_server", _server_of(self.target))
 
@@ -128,7 +131,7 @@ class AttemptTracing:
     _carrier: _Carrier = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is nowhere to send spans to."""
+        """Raise TypeError, naming setting and value, for what is none; ValueError when there is nowhere to send spans to."""
         object.__setattr__(self, "_tracer", _tracer_of(self.telemetry, "AttemptTracing"))
         object.__setattr__(self, "_carrier", _Carrier(self.propagator))
 
@@ -165,7 +168,9 @@ class _Carrier(Getter[Metadata], Setter[Metadata]):
     __slots__ = ("_fields", "_propagator")
 
     def __init__(self, propagator: TextMapPropagator | None) -> None:
-        self._propagator = propagator if propagator is not None else propagate.get_global_textmap()
+        if propagator is None:
+            propagator = propagate.get_global_textmap()
+        self._propagator = kind("propagator", propagator, TextMapPropagator, "TextMapPropagator of OpenTelemetry")
         self._fields = frozenset(self._propagator.fields)
 
     def extract(self, metadata: Metadata) -> context.Context:
@@ -293,7 +298,8 @@ def _split(address: str) -> tuple[str, int | None]:
 
 
 def _tracer_of(telemetry: Telemetry, link: str) -> trace.Tracer:
-    if telemetry.tracer is None:
+    tracer = kind("telemetry", telemetry, Telemetry, "Telemetry").tracer
+    if tracer is None:
         msg = f"{link} needs somewhere to send spans to: Telemetry(traces=...), not {telemetry!r}"
         raise ValueError(msg)
-    return telemetry.tracer
+    return tracer

@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
+from servicekit.policy.checked import flag
 
 if TYPE_CHECKING:
     from protovalidate import Violation
@@ -38,14 +39,14 @@ class Validation:
     __slots__ = ("_first_only", "_texts", "_validator")
 
     def __init__(self, *, first_only: bool = False) -> None:
-        """Raise ImportError without the extra."""
+        """Raise ImportError without the extra, TypeError for what is neither True nor False."""
         try:
             from protovalidate import Validator  # noqa: PLC0415 - so that importing servicekit needs no extra
         except ImportError as error:
             msg = "Validation needs protovalidate: pip install 'servicekit[validate]'"
             raise ImportError(msg) from error
         self._validator = Validator()
-        self._first_only = first_only
+        self._first_only = flag("first_only", first_only)
         self._texts: dict[str, frozenset[str]] = {}
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from servicekit.verdict import Verdict
 
-from .checked import count, seconds
+from .checked import count, seconds, share
 from .elapsed import Elapsed
 from .window import Window
 
@@ -60,7 +60,7 @@ class Rules:
             seconds(name, getattr(self, name))
         for name in ("buckets", "calls", "probes", "successes"):
             count(name, getattr(self, name))
-        if not 0 < self.failures <= 1:
+        if not share("failures", self.failures) > 0:
             msg = f"failures={self.failures!r} is no share of the calls: give more than 0 and at most 1"
             raise ValueError(msg)
         if self.first > self.most:

@@ -25,7 +25,7 @@ class Budget:
     def __init__(self, *, share: float = 0.2, per_second: float = 10.0, seconds: float = 10.0) -> None:
         """Raise ValueError or TypeError, naming setting and value, for what is no share, rate or time."""
         self.share = checked.share("share", share)
-        self.per_second = checked.rate("per_second", per_second) if per_second else 0.0
+        self.per_second = checked.rate_or_zero("per_second", per_second)
         self.seconds = checked.seconds("seconds", seconds)
         self._elapsed = Elapsed()
         # Buckets count a little more or less time than was asked for. Calls are counted over at most `seconds` and

@@ -10,6 +10,8 @@ from servicekit.endpoint import Endpoint, Message, Only
 from servicekit.errors import By, Code, Error
 from servicekit.method import Idempotency, Method
 
+from .checked import texts
+
 PREVIOUS = "grpc-previous-rpc-attempts"
 """The request metadata that says how many attempts came before this one (gRFC A6)."""
 
@@ -20,7 +22,8 @@ Marked: TypeAlias = Callable[[Method], bool] | Iterable[str] | None
 def idempotent(marked: Marked) -> Callable[[Method], bool]:
     """Return whether a method may be asked twice: its proto's ``idempotency_level`` says so, or ``marked`` does.
 
-    Raises ValueError for a path of another form than ``"/pkg.Service/Name"`` or ``"/pkg.Service/*"``.
+    Raises ValueError for a path of another form than ``"/pkg.Service/Name"`` or ``"/pkg.Service/*"``, TypeError for what
+    is neither paths nor a predicate.
     """
     if marked is None:
         return _declared
@@ -30,8 +33,16 @@ def idempotent(marked: Marked) -> Callable[[Method], bool]:
     if callable(marked):
         predicate = marked
         return lambda method: _declared(method) or predicate(method)
-    paths = [Only(path, _pass) for path in marked]
+    paths = [_only(path) for path in texts("idempotent", marked)]
     return lambda method: _declared(method) or any(path.applied(method) is not None for path in paths)
+
+
+def _only(path: str) -> Only:
+    try:
+        return Only(path, _pass)
+    except ValueError:
+        msg = f"idempotent: {path!r} is neither '/pkg.Service/Name' nor '/pkg.Service/*'"
+        raise ValueError(msg) from None
 
 
 def _declared(method: Method) -> bool:

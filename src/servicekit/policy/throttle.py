@@ -23,10 +23,10 @@ class Throttle:
 
     def __init__(self, *, k: float, window: float) -> None:
         """Raise ValueError or TypeError, naming setting and value, for a factor below 1 or no window."""
+        self.k = checked.rate("k", k)
         if k < 1:
             msg = f"k={k!r}: below 1 what works would be throttled too"
             raise ValueError(msg)
-        self.k = checked.rate("k", k)
         self.window = checked.seconds("window", window)
         self._elapsed = Elapsed()
         self._counts = Window(seconds=window, buckets=_BUCKETS)  # all requests, the accepted ones marked
