@@ -83,6 +83,9 @@ class MovableClock:
     def __init__(self, start: float = 1000.0, *, seed: int = 0) -> None:
         """Begin at ``start`` seconds, with the random sequence of ``seed``. Raises TypeError or ValueError for no time."""
         _check_time("start", start)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            msg = f"seed={seed!r} is no whole number"
+            raise TypeError(msg)
         self._now = start
         self._timers: list[tuple[float, int, _MovableTimer]] = []
         self._order = itertools.count()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from opentelemetry import metrics
 
 from servicekit.instruments import SECONDS, Counter, Family, Gauge, Histogram
+from servicekit.policy.checked import able
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +26,10 @@ class OtelMetrics:
     """
 
     def __init__(self, provider: metrics.MeterProvider | None = None) -> None:
-        """Take the meter called "servicekit"."""
-        self._provider = provider if provider is not None else metrics.get_meter_provider()
+        """Take the meter called "servicekit". Raises TypeError for what has no meters."""
+        if provider is None:
+            provider = metrics.get_meter_provider()
+        self._provider = able("provider", provider, ("get_meter",), "MeterProvider of OpenTelemetry")
         self._meter = self._provider.get_meter("servicekit")
         self._families: dict[str, tuple[object, object]] = {}
         self._lock = threading.Lock()

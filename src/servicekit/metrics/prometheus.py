@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from servicekit.instruments import SECONDS, Counter, Family, Gauge, Histogram
+from servicekit.policy.checked import able
 
 try:
     from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, exposition
@@ -46,13 +47,13 @@ class PrometheusMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Make the registry when none is given."""
+        """Make the registry when none is given. Raises TypeError for what is none."""
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
-        self.registry: Final = registry
+        self.registry: Final = able("registry", registry, ("register", "collect"), "CollectorRegistry")
         self._families: dict[str, _Family[_Counter] | _Family[_Gauge] | _Family[_Histogram]] = {}
         self._lock = threading.Lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 
@@ -10,6 +11,7 @@ try:
     from limits.aio.storage import RedisStorage
     from limits.aio.storage.redis.coredis import CoredisBridge
     from limits.aio.strategies import MovingWindowRateLimiter
+    from limits.errors import ConfigurationError
 except ImportError as error:
     msg = "RedisLimit needs the extra servicekit[redis]"
     raise ImportError(msg) from error
@@ -43,8 +45,14 @@ class RedisLimit:
             msg = f"url={scheme!r}://...: give redis://, rediss:// or redis+unix://"  # the rest may hold a password
             raise ValueError(msg)
         self.prefix = text("prefix", prefix)
-        self._storage = RedisStorage(f"async+{url}", key_prefix=prefix, stream_timeout=timeout, connect_timeout=timeout)
-        self._limiter = MovingWindowRateLimiter(self._storage)
+        storage: RedisStorage | None = None
+        with contextlib.suppress(ConfigurationError, ValueError):  # their texts show the URL
+            storage = RedisStorage(f"async+{url}", key_prefix=prefix, stream_timeout=timeout, connect_timeout=timeout)
+        if storage is None:
+            msg = f"url={scheme}://...: give a host and a port, or a path"
+            raise ValueError(msg)
+        self._storage = storage
+        self._limiter = MovingWindowRateLimiter(storage)
 
     def check(self, *, per_second: float, burst: int) -> None:
         """Raise ValueError, naming the settings, unless ``burst`` is what comes in during whole seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
@@ -32,8 +33,7 @@ def seconds_or_none(name: str, value: float | None) -> float | None:
 
 def seconds_or_ever(name: str, value: float) -> float:
     """Return ``value``, a time of more than 0 seconds, ``math.inf`` too. Raises TypeError or ValueError otherwise."""
-    _number(name, value, "number of seconds")
-    return _above_zero(name, value, "give more than 0 seconds")
+    return value if value == math.inf else seconds(name, value)
 
 
 def rate(name: str, value: float) -> float:
