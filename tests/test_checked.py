@@ -29,7 +29,7 @@ BOTH: dict[str, list[Any]] = {
     "middleware": ["standard", 5, print],
     "telemetry": ["json"],
     "interceptors": [5],
-    "options": [5, {"grpc.x": 1}, [("grpc.x",)], [(5, 5)], [("grpc.x", None)], "xy"],
+    "options": [5, {"grpc.x": 1}, [("grpc.x",)], [(5, 5)], [("grpc.x", None)], [("grpc.x", 4e6)], "xy"],
     "compression": ["gzip", 2],
     "wire": [5, object()],
     "clock": [5],
@@ -60,6 +60,19 @@ async def test_a_wrong_setting_of_a_channel_is_named_where_it_is_given(name: str
     settings: Any = {name: value}
     with pytest.raises(TypeError, match=re.escape(f"{name}={value!r}")):
         connect("127.0.0.1:1", **settings)
+
+
+@pytest.mark.parametrize("wire", ["grpcio", "native"])
+async def test_an_option_whose_value_is_none_is_named(wire: str) -> None:
+    """Core would take its default, and tell nobody but its log."""
+    size: Any = ("grpc.max_receive_message_length", "big")
+    with pytest.raises(TypeError, match=r"grpc\.max_receive_message_length='big'"):
+        Server("127.0.0.1:0", options=[size], wire=wire)
+    if wire == "grpcio":
+        with pytest.raises(TypeError, match=r"grpc\.max_receive_message_length='big'"):
+            connect("127.0.0.1:1", options=[size])
+        with pytest.raises(ValueError, match=f"grpc.x={2**40}"):
+            connect("127.0.0.1:1", options=[("grpc.x", 2**40)])
 
 
 @pytest.mark.parametrize("address", [None, 5, [5], {"127.0.0.1:0": 1}])

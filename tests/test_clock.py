@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,15 @@ async def test_time_does_not_run_backwards() -> None:
     """A negative advance is refused, naming the value."""
     with pytest.raises(ValueError, match="-1"):
         await MovableClock().advance(-1)
+
+
+@pytest.mark.parametrize("seconds", ["1", None, True, float("nan"), float("inf"), 10**400])
+async def test_time_is_a_number(seconds: Any) -> None:  # noqa: ANN401 - that is the test
+    """What is none would stop the clock for ever, and the timers on it."""
+    clock = MovableClock()
+    with pytest.raises((TypeError, ValueError), match=f"seconds={seconds!r}"):
+        await clock.advance(seconds)
+    assert clock.time() == 1000.0
 
 
 async def test_a_sleeper_wakes_on_time() -> None:

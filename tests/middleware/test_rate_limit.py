@@ -422,9 +422,11 @@ def test_redis_counts_in_whole_seconds(per_second: float, burst: int) -> None:
 def test_redis_hides_its_url() -> None:
     """It may hold a password; so may one that is refused."""
     assert repr(RedisLimit("redis://user:hunter2@127.0.0.1:1")) == "RedisLimit(prefix='servicekit', timeout=0.25)"
-    with pytest.raises(ValueError, match="'http'") as caught:
-        RedisLimit("http://user:hunter2@127.0.0.1:1")
-    assert "hunter2" not in str(caught.value)
+    for url in ("http://user:hunter2@127.0.0.1:1", "redis://user:hunter2@127.0.0.1:x", "redis://user:hunter2@[::1:1"):
+        with pytest.raises(ValueError, match=f"url=.*{url.partition(':')[0]}") as caught:
+            RedisLimit(url)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__context__ is None
 
 
 async def test_redis_that_is_not_there_is_no_answer() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -106,6 +107,29 @@ def test_options_of_grpc_core_mean_the_same() -> None:
     assert (options.http2.max_concurrent_streams, options.http2.idle_timeout, options.http2.max_age) == (7, 2.5, None)
     with pytest.raises(ValueError, match=r"grpc\.enable_channelz"):
         options_of([("grpc.enable_channelz", 1)])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("grpc.max_receive_message_length", "big"),
+        ("grpc.max_receive_message_length", 0),
+        ("grpc.max_allowed_incoming_connections", 1.5),
+        ("grpc.max_concurrent_streams", True),
+        ("grpc.so_reuseport", "no"),
+        ("grpc.server_handshake_timeout_ms", 0),
+        ("grpc.keepalive_time_ms", -5),
+        ("grpc.keepalive_time_ms", "5"),
+        ("grpc.keepalive_timeout_ms", -5),
+        ("grpc.max_connection_age_grace_ms", -1),
+        ("grpc.keepalive_permit_without_calls", "yes"),
+    ],
+)
+def test_an_option_whose_value_is_none_is_named(option: tuple[str, object]) -> None:
+    """With that value, under the name that it was given."""
+    name, value = option
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"{name}={value!r}")):
+        options_of([option])
 
 
 async def test_a_listener_begins_once() -> None:

@@ -128,6 +128,17 @@ async def test_a_pair_leaves_nothing(over: Untyped) -> None:
     assert call.done()
 
 
+async def test_what_cannot_be_watched_is_named() -> None:
+    """Before the block is begun."""
+    wrong: Any = "clock"
+    with pytest.raises(TypeError, match="watched='clock' is no MovableClock, Channel or Server"):
+        async with no_leaks(MovableClock(), wrong):
+            pytest.fail("the block was begun")
+    with pytest.raises(ValueError, match="patience=nan"):
+        async with no_leaks(patience=float("nan")):
+            pytest.fail("the block was begun")
+
+
 async def test_a_block_that_fails_raises_its_own_exception() -> None:
     """What it left behind is not looked for: the reason is the better message."""
     clock = MovableClock()

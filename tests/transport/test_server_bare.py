@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 import pytest
 
-from servicekit import Call, Endpoint, Kind, Message, Method, connect, current_call, only, server_interceptor, standard
+from servicekit import (
+    Call,
+    Endpoint,
+    Kind,
+    Message,
+    Method,
+    client_interceptors,
+    connect,
+    current_call,
+    only,
+    server_interceptor,
+    standard,
+)
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import EchoResponse
@@ -315,6 +328,14 @@ async def test_interceptors_see_path_and_metadata_in_their_order(over: Over) -> 
         await ask(ends.channel, metadata=[("who", "nobody")])
         await ask(ends.channel, metadata=[("who", "me"), ("token", "good")])
     assert looks.seen == [(f"/{SERVICE}/{NAMES[Kind.UNARY]}", "me")]
+
+
+@pytest.mark.parametrize("middleware", [None, 5, "standard", nothing])
+def test_what_is_no_chain_is_refused(middleware: Any) -> None:  # noqa: ANN401 - that is the test
+    """By name and value, on either side."""
+    for make in (server_interceptor, client_interceptors):
+        with pytest.raises(TypeError, match=re.escape(f"middleware={middleware!r} is no sequence of middleware")):
+            make(middleware)
 
 
 async def test_what_is_no_interceptor_is_refused() -> None:
