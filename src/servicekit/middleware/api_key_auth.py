@@ -52,7 +52,9 @@ class ApiKeyAuth:
             for text in hashes if isinstance(hashes, Iterable) and not isinstance(hashes, str) else [hashes]:
                 found = _DIGEST.fullmatch(text) if isinstance(text, str) else None
                 if found is None or not name or not isinstance(name, str):
-                    msg = f"keys[{name!r}]: give a name and what hash_key() returned, never the key itself"
+                    mixed_up = isinstance(name, str) and _DIGEST.fullmatch(name)
+                    who = "a hash" if mixed_up else repr(name)
+                    msg = f"keys[{who}]: give a name and what hash_key() returned, never the key itself"
                     raise ValueError(msg)
                 digest = bytes.fromhex(found[1])
                 if self._names.setdefault(digest, name) != name:

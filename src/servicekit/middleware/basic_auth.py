@@ -163,9 +163,8 @@ class _Hash:
     def parse(cls, name: str, text: str) -> Self:
         found = _HASH.fullmatch(text) if isinstance(text, str) else None
         if not name or not isinstance(name, str) or ":" in name or found is None:
-            msg = (
-                f"users[{name!r}]: give a name without ':' and what hash_password() returned, never the password itself"
-            )
+            who = "a hash" if isinstance(name, str) and _HASH.fullmatch(name) else repr(name)
+            msg = f"users[{who}]: give a name without ':' and what hash_password() returned, never the password itself"
             raise ValueError(msg)
         cost, block, parallel = (int(number) for number in found.groups()[:3])
         if not 10 <= cost <= 20 or not 1 <= block <= 16 or not 1 <= parallel <= 16:  # noqa: PLR2004 - as in hash_password

@@ -24,11 +24,10 @@ def seconds_or_zero(name: str, value: float) -> float:
 
 def seconds_or_none(name: str, value: float | None) -> float | None:
     """Return ``value``: None, or a time of more than 0 seconds. Raises TypeError or ValueError otherwise."""
-    if value is None:
-        return None
-    return _above_zero(
-        name, _finite(name, value, "number of seconds"), "give more than 0 seconds, or None for no such rule"
-    )
+    if value is not None and not 0 < _number(name, value, "number of seconds") <= sys.float_info.max:
+        msg = f"{name}={value!r}: give more than 0 seconds, or None for no such rule"
+        raise ValueError(msg)
+    return value
 
 
 def seconds_or_ever(name: str, value: float) -> float:
