@@ -113,7 +113,7 @@ WRONG: Final[dict[str, list[Any]]] = {
     "bool | None": ["no", 1.5, 1],
     "float": [*_NUMBERS, math.inf, None],
     "float | None": [*_NUMBERS, math.inf],
-    "float | tuple[float, float]": [*_NUMBERS, math.inf, None, (1.0,), (2.0, 1.0), ("5", "6")],
+    "float | tuple[float, float]": [*_NUMBERS, math.inf, None, (1.0,), (2.0, 1.0), ("5", 6.0), (-1.0, 2.0)],
     "int": ["5", True, 1.5, math.nan, -1, None],
     "int | None": ["5", True, 1.5, math.nan, -1],
     "str": [5, None],
