@@ -49,7 +49,7 @@ class Method:
     does not have shares one Method with ``known=False``, so that labels stay bounded whatever clients ask for.
     ``auxiliary`` marks the server's own services (health, reflection): limits on load and time let them pass.
 
-    There is one object per method and chain, so it is its own key in a dictionary (identity, not equality).
+    A stub has objects of its own for its methods: what is kept for a method has ``path`` for its key.
     """
 
     service: str

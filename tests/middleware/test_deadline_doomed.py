@@ -82,7 +82,7 @@ async def test_is_off_by_default() -> None:
     bench = Bench(Deadline())
     await bench.answer(120, 1.0)
     assert await bench.call(0.1, left=0.5) is Code.OK
-    assert bench.link._answers == {}
+    assert len(bench.link._answers) == 0
 
 
 async def test_methods_are_apart() -> None:
@@ -91,6 +91,15 @@ async def test_methods_are_apart() -> None:
     await bench.answer(120, 1.0)
     assert await bench.call(0.1, left=0.5, method=other) is Code.OK
     assert await bench.call(0.1, side=Side.CLIENT) is Code.OK
+
+
+async def test_a_method_is_known_by_its_path() -> None:
+    """Each stub has a Method of its own for the same path, and so has a handler that is made anew at each call."""
+    bench = Bench()
+    for _ in range(120):
+        await bench.call(1.0, method=Method(service="test.Service", name="Method", kind=Kind.UNARY))
+    assert await bench.call(0.1, left=0.5) is Code.DEADLINE_EXCEEDED
+    assert len(bench.link._answers) == 1
 
 
 async def test_answers_that_ran_out_of_time_count_as_long_as_they_lasted() -> None:

@@ -14,17 +14,20 @@ import pytest
 from servicekit import CallError, Code, Error, Side, Telemetry, chain, connect, only, standard_client
 from servicekit.call import Call
 from servicekit.clock import settle
-from servicekit.endpoint import Endpoint, Message
+from servicekit.endpoint import Endpoint, Message, Middleware
 from servicekit.method import Kind
+from servicekit.middleware import Backoff, Budget, Hedge, Retry
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ChatResponse, EchoRequest, EchoResponse, ExpandResponse, SumResponse
+from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 
 from .clients import (
     ANSWERS,
     NAMES,
     Context,
     Flaky,
+    Held,
     Untyped,
     _nothing_is_left,  # noqa: F401 - a fixture for every test here
     all_methods,
@@ -389,3 +392,62 @@ async def test_a_middleware_answers_although_nobody_is_there() -> None:
 
     async with connect("127.0.0.1:1", middleware=[answering]) as channel:
         assert (await stub_of(channel).Echo(EchoRequest())).text == "cached"
+
+
+@pytest.mark.parametrize("over", ["socket", "native"])  # in real time
+@pytest.mark.parametrize("by", ["timer", "hook"])
+@pytest.mark.parametrize("outside", [None, "retry", "hedge"])
+async def test_an_attempt_that_is_ended_by_a_link(over: Over, by: str, outside: str | None) -> None:
+    """It fails with what it was ended with, in whichever task it is at work; another attempt may still succeed."""
+    cut = Error(Code.UNAVAILABLE, "cut", begun=False)
+    attempts = 0
+
+    async def cutting(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1 and outside is not None:
+            return await next(request, call)
+        if by == "hook":
+            call.on_received(lambda _message, _size: call.end(cut))
+            return await next(request, call)
+        timer = call.clock.call_at(call.clock.time(), lambda: call.end(cut))
+        try:
+            return await next(request, call)
+        finally:
+            timer.cancel()
+
+    async def slow(request: EchoRequest, _context: Context) -> EchoResponse:
+        if by == "timer" and attempts == 1:
+            await asyncio.Event().wait()
+        return EchoResponse(text=request.text)
+
+    links: dict[str | None, list[Middleware]] = {
+        None: [],
+        "retry": [Retry(backoff=Backoff(first=0.001))],
+        "hedge": [Hedge(budget=Budget())],
+    }
+    async with pair(echo(Echo=slow), over=over, client=[*links[outside], cutting]) as ends:
+        call = EchoServiceStub(ends.channel).Echo(EchoRequest(text="a"))
+        if outside is None:
+            with pytest.raises(CallError) as caught:
+                await call
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "cut")
+        else:
+            assert (await call).text == "a"
+            assert attempts == 2
+
+
+@both
+async def test_an_attempt_that_is_ended_before_it_reaches_the_wire(over: Over) -> None:
+    """Nothing is sent for it."""
+
+    async def ending(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        call.fail(Error(Code.ABORTED, "no"))
+        return await next(request, call)
+
+    held = Held()
+    async with pair(echo(**all_methods(held.method)), over=over, client=[ending]) as ends:
+        with pytest.raises(CallError) as caught:
+            await ask(ends.channel, Kind.UNARY)
+        assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert held.calls == 0

@@ -659,18 +659,68 @@ async def test_an_error_that_is_raised_again_takes_nothing_along(over: Over) -> 
         (Grpc.DEADLINE_EXCEEDED, Grpc.INTERNAL),  # its own, not this call's
     ],
 )
-async def test_the_failure_of_another_service_is_not_passed_on(over: Over, downstream: Grpc, expected: Grpc) -> None:
-    """An AioRpcError that nobody caught says what it means for *this* call, never the other service's words."""
+@pytest.mark.parametrize("at_once", [0, 1, 2])
+async def test_the_failure_of_another_service_is_not_passed_on(
+    over: Over, at_once: int, downstream: Grpc, expected: Grpc
+) -> None:
+    """An AioRpcError that nobody caught says what it means for *this* call, never the other service's words.
 
-    async def work(_: object) -> None:
+    So do several of them, out of a TaskGroup.
+    """
+
+    async def fails() -> None:
         raise grpc.aio.AioRpcError(
             downstream, grpc.aio.Metadata(), grpc.aio.Metadata(("secret", "secret")), "secret", "secret"
         )
+
+    async def work(_: object) -> None:
+        if not at_once:
+            await fails()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(fails())
 
     async with pair(serving(Kind.UNARY, method(Kind.UNARY, work)), over=over) as ends:
         answer = await ask(ends.channel)
     assert answer.code is expected
     assert "secret" not in answer.text
+
+
+@OVER
+async def test_failures_of_other_services_that_do_not_agree_are_a_strangers(over: Over) -> None:
+    """One that is unavailable and one that knows nothing of it: nobody can say what that means to the client."""
+
+    async def fails(code: Grpc) -> None:
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "secret", "secret")
+
+    async def work(_: object) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails(Grpc.UNAVAILABLE))
+            group.create_task(fails(Grpc.NOT_FOUND))
+
+    async with pair(serving(Kind.UNARY, method(Kind.UNARY, work)), over=over) as ends:
+        answer = await ask(ends.channel)
+    assert (answer.code, answer.details) == (Grpc.INTERNAL, "internal error")
+
+
+@OVER
+@pytest.mark.parametrize("chained", [False, True])
+async def test_an_error_that_is_raised_again_keeps_no_call(over: Over, chained: bool) -> None:  # noqa: FBT001 - a parameter
+    """One Error object for many calls gathers no tracebacks, which would keep all that was at work for each of them."""
+    shared = Error(Code.NOT_FOUND, "gone")
+
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        return await next(request, call)
+
+    async def work(_: object) -> None:
+        raise shared
+
+    async with pair(
+        serving(Kind.UNARY, method(Kind.UNARY, work)), over=over, middleware=[link] if chained else []
+    ) as ends:
+        for _ in range(3):
+            assert (await ask(ends.channel)).code is Grpc.NOT_FOUND
+    assert shared.__traceback__ is None
 
 
 async def test_a_deadline_that_was_handed_down_is_this_calls_deadline() -> None:

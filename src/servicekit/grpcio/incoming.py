@@ -38,7 +38,8 @@ _ENCODINGS: Final = {
 }
 
 _BUSY: Final = "TOO_MANY_OPERATIONS"  # one message at a time, says core
-_LOOK: Final = 0.001  # seconds between two looks at whether it has sent the one before
+_LOOK: Final = 0.001  # seconds between the first two looks at whether it has sent the one before
+_LONGEST_LOOK: Final = 0.1
 
 _UNFINISHED = Status(code=Code.INTERNAL, message="internal error")
 
@@ -225,6 +226,7 @@ class GrpcioIncoming:
 
     async def _written_again(self, data: bytes) -> None:
         """Write ``data`` once core has sent what it still held when the write before was cancelled."""
+        pause = _LOOK
         while True:
             try:
                 await self._context.write(data)
@@ -233,7 +235,8 @@ class GrpcioIncoming:
                     raise
             else:
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)  # it takes as long as the client does to read
 
     def _send_headers(self, metadata: Pairs) -> None:
         self._started = True

@@ -9,10 +9,11 @@ from typing import ClassVar
 from servicekit.call import Call, Side
 from servicekit.endpoint import Endpoint, Message
 from servicekit.errors import Code, Error
-from servicekit.method import Method
 from servicekit.policy.checked import flag, seconds_or_none
+from servicekit.policy.lru import Lru
 from servicekit.policy.quantile import Latencies
 
+_METHODS = 1000
 _PROBE = 10
 """Of so many doomed calls in a row one is run: else nobody would see that a method has become faster."""
 
@@ -43,7 +44,7 @@ class Deadline:
     default: float | None = 30.0
     cap: float | None = 300.0
     doomed: bool = False
-    _answers: dict[Method, _Answers] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _answers: Lru[str, _Answers] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError, naming setting and value, for what is no time, and for a default above the cap."""
@@ -53,6 +54,7 @@ class Deadline:
         if self.default is not None and self.cap is not None and self.default > self.cap:
             msg = f"default={self.default!r} is more than cap={self.cap!r}: raise the cap, or switch it off with None"
             raise ValueError(msg)
+        object.__setattr__(self, "_answers", Lru(_Answers, most=_METHODS))
 
     async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         """Limit the call, or refuse it, then run it."""
@@ -74,9 +76,7 @@ class Deadline:
         return f"Deadline(default={self.default}, cap={self.cap}{', doomed=True' if self.doomed else ''})"
 
     async def _timed(self, request: Message, call: Call, next: Endpoint, now: float) -> Message:  # noqa: A002 - the term
-        answers = self._answers.get(call.method)
-        if answers is None:
-            answers = self._answers[call.method] = _Answers()
+        answers = self._answers.get(call.method.path)
         if call.deadline is not None and answers.doom(call.deadline - now):
             call.decide("deadline", "refused_doomed")
             raise _refusal("the time left until the deadline is too short for this method")

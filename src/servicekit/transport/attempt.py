@@ -66,7 +66,7 @@ class Sender:
                     raise
             if call.failure is not None:
                 task = asyncio.current_task()
-                if exchange.stopping and task is exchange.task and task.cancelling():
+                if exchange.stopping and task is exchange.task_of(call) and task.cancelling():
                     task.uncancel()
                 raise call.failure  # noqa: TRY301 - it ends the attempt as any other error does
         except BaseException as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
@@ -22,7 +23,7 @@ from .local_answer import LocalAnswer
 from .requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from servicekit.call import Call
     from servicekit.clock import Timer
@@ -65,6 +66,8 @@ class Exchange(Handover):
     request: Requests | None = None
     writes: Writes | None = None  # where the caller's write() puts messages
     task: asyncio.Task[None]
+    _tasks: Mapping[Call, asyncio.Task[Any]] = MappingProxyType({})  # of attempts that may have their own
+    _stopped: Call | None = None
     _left = False
     _ended = False
     _timer: Timer | None = None
@@ -112,6 +115,8 @@ class Exchange(Handover):
     def _cancelled(self) -> BaseException:
         if self.stopping and self.call.failure is not None:
             return self.call.failure
+        if self._stopped is not None and self._stopped.failure is not None and not self._left:
+            return self._stopped.failure  # of one attempt, and nobody has made another of it
         if self.task.cancelling():
             return asyncio.CancelledError()
         return Error(Code.INTERNAL, "a middleware raised CancelledError, but nobody cancelled the call")
@@ -170,17 +175,36 @@ class Exchange(Handover):
         root = self.call
         if self.stopping and root.failure is not None:
             raise root.failure  # the call was ended as a whole: no attempt can change that
+        if call.failure is not None:
+            raise call.failure
         self._check_uncommitted()
         call.began = call.clock.time()
         root.attempts = (*root.attempts, call)
+        if call.origin is not None:
+            task = asyncio.current_task()
+            if task is not None and task is not self.task:
+                self._tasks = {**self._tasks, call: task}
+
+    def task_of(self, call: Call) -> asyncio.Task[Any]:
+        """Return the task in which ``call`` is at work: a link may have made one for each attempt."""
+        return self._tasks.get(call, self.task)
+
+    def _leave(self, call: Call) -> None:
+        if self._tasks:
+            self._tasks = {each: task for each, task in self._tasks.items() if each is not call}
+
+    def _is_at_work(self, call: Call) -> bool:
+        return call is self.call or any(each is call for each in self.call.attempts)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Take note of how the attempt ``call`` has failed."""
+        self._leave(call)
         told = failed(call, error)
         self.call.attempts = tuple(told if each is call else each for each in self.call.attempts)
 
     def succeeded(self, call: Call) -> None:
         """Take note that the attempt ``call`` has succeeded."""
+        self._leave(call)
         told = succeeded(call)
         root = self.call
         if len(root.attempts) == 1:
@@ -241,11 +265,30 @@ class Exchange(Handover):
             self.call.failure = error
             self.stop(self.call)
 
-    def stop(self, call: Call) -> None:  # noqa: ARG002 - all attempts share the chain that is stopped
-        """Cancel the chain: the call's failure is what it ends with."""
-        if not self.over:
-            self.stopping = True
-            self.task.cancel()
+    def stop(self, call: Call) -> None:
+        """Cancel what is at work for ``call``, the whole chain where that is not known: its failure is how it ends."""
+        if self.over:
+            return
+        self.stopping = True
+        self._stopped = call
+        task = self.task_of(call)
+        if task is _current_task():
+            # A task that cancels itself would be hit at its next await, when the attempt may be over.
+            asyncio.get_running_loop().call_soon(self._cancel, call, task)
+        else:
+            task.cancel()
+
+    def _cancel(self, call: Call, task: asyncio.Task[Any]) -> None:
+        if not self.over and self._is_at_work(call):
+            task.cancel()
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    # Timers run outside of any task.
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 class _Over:

@@ -256,7 +256,7 @@ def failing_handler(error: Exception, shared: Serving) -> Handler:
     """Return what runs the chain around nothing but ``error``, where the handler of a path could not be had."""
 
     async def fail(_request: Any, _context: Context) -> Any:
-        raise error
+        raise error.with_traceback(None)  # at every call: it would gather those of all of them
 
     return Handler(UNKNOWN, fail, Codec(None, None), shared)
 

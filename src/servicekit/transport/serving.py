@@ -115,6 +115,8 @@ class Handler:
                 await served.finish(self.failed(call, Error(Code.UNAVAILABLE, "shutting down")))
                 raise
             status = self.failed(call, error)
+            if isinstance(error, Error):  # one that is raised again and again would keep all that was at work each time
+                error.__traceback__ = None
         else:
             headers, trailers = call.sending()
             served.close(Code.OK, "")
@@ -134,6 +136,7 @@ class Handler:
             # No access log stood in the chain, or none outside of where this came from, and the client gets nothing
             # but the reference: write the reason down.
             log.error("%r failed, error_id %s", call.path[:200], reference, exc_info=known.__cause__)
+            call.logged = True
         return status_of(known, _served(call).trailers_of(error))
 
     async def _attempt(self, request: Any, call: Call) -> Any:  # noqa: C901 - apart, its parts cost every call a frame
@@ -216,8 +219,8 @@ class Handler:
         """Return what the servicer's exception means, before any middleware sees it."""
         if isinstance(error, grpc.aio.AbortError) and call.failure is not None:
             return call.failure
-        if isinstance(error, grpc.aio.AioRpcError):
-            return _downstream(error, call)
+        if isinstance(error, grpc.aio.AioRpcError | BaseExceptionGroup):
+            return self._meant(error, call) or error
         verdict = context.verdict()
         if verdict is not None and not isinstance(error, Error):
             # The servicer had said how its call ends: generated defaults set UNIMPLEMENTED, and then raise.
@@ -227,9 +230,24 @@ class Handler:
         # Innermost, so that every link sees the code that the client will, whatever chain the server was given.
         return self.shared.errors.find(error) or error
 
+    def _meant(self, error: BaseException, call: Call) -> Error | None:
+        """Return what ``error`` means to the caller; of a group, what all in it agree on, as a TaskGroup's calls may."""
+        if isinstance(error, grpc.aio.AioRpcError):
+            return _downstream(error, call)
+        if not isinstance(error, BaseExceptionGroup):
+            return self.shared.errors.find(error)
+        meanings = [self._meant(each, call) for each in error.exceptions]
+        first = meanings[0]
+        if first is None or any(each is None or each.code is not first.code for each in meanings):
+            return self.shared.errors.find(error)  # the group's own class may be known
+        return first
 
-def _downstream(error: grpc.aio.AioRpcError, call: Call) -> Exception:
-    """Return what a failed call of the servicer's own means to its caller: never the other service's words."""
+
+def _downstream(error: grpc.aio.AioRpcError, call: Call) -> Error | None:
+    """Return what a failed call of the servicer's own means to its caller, never in the other service's words.
+
+    None for what is a stranger, INTERNAL like any other: recovery or the edge logs its text and hides it.
+    """
     code = error.code()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and (
         (isinstance(error, CallError) and error.inherited) or (call.deadline is not None and not call.remaining())
@@ -238,7 +256,7 @@ def _downstream(error: grpc.aio.AioRpcError, call: Call) -> Exception:
     elif code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
         translated = Error(Code.UNAVAILABLE, "a service behind this one is unavailable")
     else:
-        return error  # a stranger, INTERNAL like any other; recovery or the edge logs its text and hides it
+        return None
     translated.__cause__ = error
     return translated
 

@@ -189,7 +189,7 @@ def _pushback(text: str) -> float:
     # gRFC A6: what is not a number of milliseconds means "do not retry", as a negative one does.
     try:
         return max(-1.0, int(text) / 1000)
-    except ValueError:
+    except (OverflowError, ValueError):
         return -1.0
 
 
