@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from servicekit.grpcio.handlers import handler_for
 from servicekit.grpcio.incoming import GrpcioIncoming
 from servicekit.grpcio.running import Tally, Tasks
 from servicekit.grpcio.server import GrpcioListener
+from servicekit.grpcio.sockets import answers
 from servicekit.method import Kind
 from servicekit.wire import END, BindError, Ended, Incoming, Route, Status
 from tests.grpcio_wire.ground import (
@@ -224,6 +226,21 @@ async def test_a_taken_unix_socket_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BindError, match="somebody else"):
             GrpcioListener(CLOCK).bind(address)
         assert (await wire.unary(head(), b"x")).data == b"x"
+
+
+async def test_a_unix_socket_is_taken_also_while_its_owner_hangs(tmp_path: Path) -> None:
+    """Its queue is full and nobody takes from it: whoever asks by connecting to it must not wait."""
+    path = str(tmp_path / "socket")
+    with contextlib.ExitStack() as sockets:
+        owner = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        owner.bind(path)
+        owner.listen(0)
+        sockets.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        asking = asyncio.ensure_future(asyncio.to_thread(answers, path))
+        done, _ = await asyncio.wait([asking], timeout=5)
+        sockets.close()  # which also ends a wait
+    assert done, "it waited"
+    assert await asking
 
 
 async def test_a_listener_that_never_started_gives_its_port_back() -> None:
