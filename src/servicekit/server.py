@@ -144,8 +144,11 @@ class Server(Host):
         return explained(f"Server on {', '.join(self.addresses or self._wanted)}", self._router.explain(), notes)
 
     async def start(self) -> None:
-        """Bind and serve. Raises BindError, naming the address, when it is taken, and RuntimeError the second time."""
-        if self._started:
+        """Bind and serve. Raises BindError, naming the address, when it is taken.
+
+        Raises RuntimeError the second time, and when the server was stopped before.
+        """
+        if self._started or self._draining is not None:
             msg = "a server starts once"
             raise RuntimeError(msg)
         self._started = True
@@ -197,14 +200,14 @@ class Server(Host):
     async def stop(self, grace: float | None) -> None:
         """Go without a delay, as grpc.aio's ``stop`` does; calls under way have ``grace`` seconds.
 
-        A server that goes already does so sooner, where this is less than what it has left.
+        A server that goes already does so sooner, where this is less than what it has left. One that never started
+        lets go of the ports that it has bound.
         """
-        if self._draining is None and self._started:
+        if self._draining is None:
             self._draining = self._begin_to_go(0.0, grace or 0.0)
         if self._grace is not None:
             self._grace.shorten(grace or 0.0)
-        if self._draining is not None:
-            await asyncio.shield(self._draining)
+        await asyncio.shield(self._draining)
 
     def _begin_to_go(self, delay: float, grace: float) -> asyncio.Task[Exit]:
         self._grace = Grace(self._clock, delay=delay, grace=grace)

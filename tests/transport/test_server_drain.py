@@ -383,6 +383,18 @@ async def test_a_server_that_never_started_can_be_stopped() -> None:
     assert await plain_server("127.0.0.1:0").drain() is Exit.DRAINED
 
 
+@pytest.mark.parametrize("wire", ["grpcio", "native"])
+async def test_a_port_of_a_server_that_never_started_is_free_again(wire: str) -> None:
+    """``add_insecure_port`` binds at once, so ``stop`` lets go; that was the server's one life."""
+    server = plain_server(wire=wire)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await answered(server.stop(0))
+    async with plain_server(address, wire=wire) as again:
+        assert again.addresses == (address,)
+    with pytest.raises(RuntimeError, match="starts once"):
+        await server.start()
+
+
 async def test_a_server_on_several_addresses_serves_on_all() -> None:
     """And lets go of all."""
     network = MemoryNetwork()
