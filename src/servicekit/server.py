@@ -117,6 +117,7 @@ class Server(Host):
         self._draining: asyncio.Task[Exit] | None = None
         self._grace: Grace | None = None
         self._over = asyncio.Event()
+        self._left_servicers = False  # it has gone without some that do not end
         self.draining = self._serving.draining
         """Set when the server begins to go; ``current_call().draining`` for a servicer that streams for long."""
         self.health = Health(self) if health else None
@@ -183,10 +184,14 @@ class Server(Host):
         """Serve until SIGTERM or SIGINT, then drain and return.
 
         Raises SystemExit: 1 when the server could not start or go on, 3 when calls had to be abandoned. A second
-        signal n ends the process at once with 128 + n, and one that has abandoned calls ends within 5 s, whatever their
-        servicers do. Whatever else ends this, a cancellation for one, drains the server too.
+        signal n ends the process at once with 128 + n. Where servicers are left that do not end, also those of calls
+        whose clients had gone before, it ends within 5 s, with the same code: 0 where no call was abandoned. Whatever
+        else ends this, a cancellation for one, drains the server too.
         """
-        await signals.run(self, self._log)
+        await signals.run(self, self._log, self._held_up)
+
+    def _held_up(self) -> bool:
+        return self._left_servicers or bool(self._serving.in_flight.in_threads)
 
     async def drain(self) -> Exit:
         """Go: say so in health, serve on for a moment, accept nothing new, let calls finish, end what is left.
@@ -229,8 +234,11 @@ class Server(Host):
         flushed = await self._within(flush, asyncio.shield(stopping))
         if not flushed and not await self._within(FORCED, self._listener.stop(0.0)):
             self._log.warning("going without servicers that do not end when they are cancelled")
+            self._left_servicers = True
             stopping.cancel()
         await asyncio.wait([stopping])
+        if in_flight.in_threads:
+            self._log.warning("going without plain functions that still run", threads=len(in_flight.in_threads))
         grace.close()
         self._over.set()
         self._log.info("stopped", abandoned=abandoned)

@@ -14,13 +14,15 @@ from servicekit.wire import BindError
 from .drain import Exit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from servicekit.telemetry import Logger
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 HELD_UP = 5.0
-"""Seconds that a process has to end by itself after it has abandoned calls: a thread cannot be stopped, and a servicer
-that swallows its cancellation would hold up the loop's end for as long as it likes."""
+"""Seconds that a process has to end by itself after it has gone without servicers that do not end: a thread cannot be
+stopped, and one that swallows its cancellation would hold up the loop's end for as long as it likes."""
 
 
 class Life(Protocol):
@@ -36,12 +38,16 @@ class Life(Protocol):
         """Return why it can serve no longer, when that happens."""
 
 
-async def run(life: Life, log: Logger) -> None:
+async def run(life: Life, log: Logger, held_up: Callable[[], bool]) -> None:
     """Run ``life`` until SIGTERM or SIGINT, then drain it. Returns when all calls have finished.
 
+    ``held_up`` is asked after the drain: whether servicers are left that may keep the process from its end.
+
     Raises SystemExit with the code of ``Exit`` when it could not start, could not go on, or had to abandon calls.
-    A second signal ends the process at once, with 128 + its number: nothing after this call runs then. Calls that were
-    abandoned do not hold the process up either: what of it is left ``HELD_UP`` seconds later ends with the code.
+    A second signal ends the process at once, with 128 + its number: nothing after this call runs then. Servicers that do
+    not end, of calls that were abandoned or of some that were over before, do not hold the process up either: what of it
+    is left ``HELD_UP`` seconds later ends with the code. That is 0 where no call was abandoned: the clients of those that
+    were over have got their answer, or had gone.
 
     Whatever else ends this, a cancellation for one, drains ``life`` before it goes on: nobody is left serving.
     """
@@ -58,13 +64,13 @@ async def run(life: Life, log: Logger) -> None:
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     try:
-        await _served(life, told, log)
+        await _served(life, told, log, held_up)
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
 
 
-async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger) -> None:
+async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger, held_up: Callable[[], bool]) -> None:
     try:
         await life.start()
     except BindError as error:
@@ -88,7 +94,7 @@ async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger)
         raise
     finally:
         failing.cancel()
-    if drained is Exit.ABANDONED:
+    if drained is Exit.ABANDONED or held_up():
         _end_within(HELD_UP, code)
     if code is not Exit.DRAINED:
         raise SystemExit(code)

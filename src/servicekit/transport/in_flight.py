@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """Who is being served. Calls to auxiliary services (health's Watch never ends by itself) are kept apart."""
+    """Who is being served. Calls to auxiliary services (health's Watch never ends by itself) are kept apart.
 
-    __slots__ = ("_auxiliary", "_calls", "_idle")
+    So is what threads are at work on: nobody can stop a plain function, and it may well outlive its call.
+    """
+
+    __slots__ = ("_auxiliary", "_calls", "_idle", "in_threads")
 
     def __init__(self) -> None:
         """Begin with nobody."""
         self._calls: set[Call] = set()
         self._auxiliary: set[Call] = set()
         self._idle: asyncio.Event | None = None
+        self.in_threads: set[object] = set()
+        """One for each plain function that runs now. Added to and discarded from in its thread, each in one step."""
 
     def __len__(self) -> int:
         """Return how many calls are under way, auxiliary ones not counted."""

@@ -91,6 +91,11 @@ class Served:
         """Set when the server begins to go."""
         return self._method.shared.draining
 
+    @property
+    def in_threads(self) -> set[object]:
+        """Where the plain functions of this server are counted while they run."""
+        return self._method.shared.in_flight.in_threads
+
     def security(self) -> Security:
         """Return what the wire knows of the peer's identity."""
         return self.incoming.security()

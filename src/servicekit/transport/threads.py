@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
+from servicekit.current import current_call
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from concurrent.futures import Executor
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from servicekit.method import Kind
 
     from .context import Context
+    from .served import Served
 
 log = logging.getLogger("servicekit")
 
@@ -27,7 +30,7 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
     """Return a coroutine function that runs ``function(request, context)`` in a thread of ``threads``.
 
     A thread cannot be stopped: when the call is cancelled its result is dropped, and what it asks of its context
-    raises from then on.
+    raises from then on. While it runs it is counted in the server's ``InFlight.in_threads``.
     """
 
     async def run(request: Any, context: Context) -> Any:
@@ -35,9 +38,12 @@ def run_plain(function: Callable[..., Any], kind: Kind, threads: Executor | None
         plain = PlainContext(context, loop)
         given = _Blocking(request, plain) if kind.request_streaming else request
         variables = contextvars.copy_context()
+        running = _running()
 
         def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-            return loop.run_in_executor(threads, functools.partial(variables.run, _guarded, function, *arguments))
+            return loop.run_in_executor(
+                threads, functools.partial(variables.run, _guarded, running, function, *arguments)
+            )
 
         try:
             response = await in_thread(function, given, plain)
@@ -93,13 +99,26 @@ async def _write_each(iterator: Iterator[Any], context: Context, in_thread: InTh
                 taking.add_done_callback(close_after)
 
 
-def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+def _running() -> set[object]:
+    """Return where the server of the call being served counts its plain functions."""
+    try:
+        served: Served = current_call()._exchange  # type: ignore[assignment]  # noqa: SLF001 - transport made it
+    except LookupError:  # a link has detached itself from the call
+        return set()
+    return served.in_threads
+
+
+def _guarded(running: set[object], function: Callable[..., Any], *arguments: Any) -> Any:
+    this = object()
+    running.add(this)
     try:
         return function(*arguments)
     except StopIteration as error:
         # It cannot pass through a future: asyncio refuses to set it, and whoever waits does so for ever.
         message = "a plain function raised StopIteration"
         raise RuntimeError(message) from error
+    finally:
+        running.discard(this)
 
 
 class PlainContext:
