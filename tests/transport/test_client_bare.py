@@ -428,6 +428,36 @@ async def test_break_and_cancel(kind: Kind) -> None:
         assert await call.code() is grpc.StatusCode.CANCELLED
 
 
+@streaming_responses
+async def test_a_cancelled_read_ends_the_call(kind: Kind) -> None:
+    """On a bare channel, as without the chain: grpc.aio's own iterator has ended by then, so nobody could read on."""
+    noted, left = Noted(), asyncio.Event()
+
+    async def silent(request: Message, context: Context) -> None:
+        try:
+            await context.write(ExpandResponse())
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    async with (
+        pair(echo(**all_methods(silent)), over="socket") as ends,
+        bare(ends, *client_interceptors([noted])) as channel,
+    ):
+        call = begin(channel, kind)
+        await call.read()
+        reading = asyncio.ensure_future(call.read())
+        await settle()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await settle()
+        assert call.done()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        await left.wait()
+    assert noted.codes == [Code.CANCELLED]
+
+
 @every_kind
 async def test_closing_the_channel(kind: Kind) -> None:
     """It ends the calls under way and does not fail itself."""

@@ -1,7 +1,8 @@
 """The call objects that a stub's caller holds: grpc.aio's interfaces over an exchange.
 
 They are handed over at once. Dropping the last reference ends the RPC, ``break`` and a cancelled read do not: the next
-read goes on where the last one stopped. ``CancelledError`` leaves only when the caller cancelled.
+read goes on where the last one stopped. ``CancelledError`` leaves only when the caller cancelled. On somebody else's
+channel, behind grpc.aio's own call object, a cancelled read does end the RPC, as it does without a chain.
 """
 
 from __future__ import annotations
@@ -185,6 +186,8 @@ class _OneResponse(_Call):
 
 class _ManyResponses(_Call):
     _reading = False
+    ends_with_a_cancelled_read = False
+    """Whether what stands around this call cannot go on after one."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return itself: a second loop goes on where the first one stopped."""
@@ -218,6 +221,10 @@ class _ManyResponses(_Call):
                 if message is not END:
                     return message
                 source = await exchange.source(after=source)
+        except asyncio.CancelledError:
+            if self.ends_with_a_cancelled_read:
+                self._exchange.cancel()
+            raise
         finally:
             self._reading = False
         self._raise_for_failure()

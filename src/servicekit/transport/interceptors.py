@@ -102,8 +102,9 @@ def client_interceptors(middleware: Sequence[Middleware], *, clock: Clock | None
     """Return the interceptors that put ``middleware`` around every call of a ``grpc.aio`` channel.
 
     There are four, one for each kind: grpc.aio takes an object with several of the four interfaces for the first one
-    only. What stands inside of them is one more ``grpc.aio`` interceptor, or the channel itself. Raises TypeError or
-    ValueError for a chain that cannot be made; where that can only be seen for one method, its calls raise it.
+    only. What stands inside of them is one more ``grpc.aio`` interceptor, or the channel itself. A cancelled read ends the
+    RPC, as on every channel with interceptors. Raises TypeError or ValueError for a chain that cannot be made; where that
+    can only be seen for one method, its calls raise it.
     """
     shared = _Shared(middleware, clock or SystemClock())
     return [_UnaryUnary(shared), _UnaryStream(shared), _StreamUnary(shared), _StreamStream(shared)]
@@ -142,7 +143,8 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
         self._shared = shared
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return ServerStreamCall(self._shared.begin(Kind.SERVER_STREAM, continuation, client_call_details, request))
+        call = ServerStreamCall(self._shared.begin(Kind.SERVER_STREAM, continuation, client_call_details, request))
+        return _read_by_grpc(call)
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
@@ -162,4 +164,13 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
 
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         requests, writes = requests_of(request_iterator)
-        return BidiStreamCall(self._shared.begin(Kind.BIDI_STREAM, continuation, client_call_details, requests), writes)
+        return _read_by_grpc(
+            BidiStreamCall(self._shared.begin(Kind.BIDI_STREAM, continuation, client_call_details, requests), writes)
+        )
+
+
+def _read_by_grpc(call: ServerStreamCall | BidiStreamCall) -> ServerStreamCall | BidiStreamCall:
+    # The caller's reads come through an async generator of grpc.aio's, which a cancelled one ends: nobody can read on,
+    # and the RPC, which grpc.aio holds too, would be served for ever. Its own calls end themselves there as well.
+    call.ends_with_a_cancelled_read = True
+    return call
