@@ -323,7 +323,7 @@ async def test_a_channel_comes_back_quickly() -> None:
         finally:
             calling.cancel()
             await asyncio.wait([calling])
-    assert came[1] - came[0] < 0.7
+    assert came[1] - came[0] < 0.8  # core's is 0.8 to 1.2
 
 
 @pytest.mark.system

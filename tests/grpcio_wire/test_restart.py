@@ -60,7 +60,7 @@ async def test_a_bare_server_dies_of_it(caplog: pytest.LogCaptureFixture) -> Non
     await bare.start()
     async with connected(address, DEADLY):
         with pytest.raises(UnicodeDecodeError):
-            await bare.wait_for_termination(0.5)
+            await bare.wait_for_termination(5.0)
     caplog.clear()
 
 

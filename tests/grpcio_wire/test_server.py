@@ -147,7 +147,7 @@ async def test_a_status_message_of_broken_text_is_answered() -> None:
 
     async with joined(serve) as (wire, _, _):
         with pytest.raises(Error) as raised:
-            await wire.unary(head(within=0.5), b"")
+            await wire.unary(head(within=5.0), b"")
         assert (raised.value.code, raised.value.message) == (Code.ABORTED, "a?b")
 
 
@@ -161,7 +161,7 @@ async def test_ok_is_sent_at_finish_whatever_serve_does_then() -> None:
         await release.wait()
 
     async with joined(serve) as (wire, _, _):
-        assert (await wire.unary(head(within=0.5), b"")).data == b"answer"
+        assert (await wire.unary(head(within=5.0), b"")).data == b"answer"
         assert finished.is_set()
         release.set()
 
@@ -348,7 +348,7 @@ async def test_a_bare_server_can_serve_a_route() -> None:
     await server.start()
     wire = GrpcioWire(channel_to(f"127.0.0.1:{port}", None), CLOCK)
     for number in range(2):
-        asked = head(within=0.5)
+        asked = head(within=5.0)
         asked.metadata = (("number", str(number)),)
         assert (await wire.unary(asked, b"")).data == b"bare"
     assert [dict(incoming.head.metadata)["number"] for incoming in seen] == ["0", "1"]

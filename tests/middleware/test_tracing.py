@@ -166,7 +166,10 @@ async def test_a_cancelled_call(kind: Kind, over: Over) -> None:
 @both
 @every_kind
 async def test_a_deadline(kind: Kind, over: Over) -> None:
-    """A call that ran out of time is DEADLINE_EXCEEDED, an error, on both sides."""
+    """A call that ran out of time is DEADLINE_EXCEEDED, an error, on both sides.
+
+    Over a socket the server may hear of it first by the client's reset.
+    """
     spans, held = Spans(), Held()
     async with traced(spans, over, **all_methods(held.method)) as ends:
         call = begin(ends.channel, kind, timeout=0.5)
@@ -176,6 +179,12 @@ async def test_a_deadline(kind: Kind, over: Over) -> None:
         await finished(spans)
         call.cancel()
     for span in spans.all:
+        if (
+            span.kind is SpanKind.SERVER
+            and over != "memory"
+            and attributes(span)["rpc.response.status_code"] == "CANCELLED"
+        ):
+            continue
         assert attributes(span)["rpc.response.status_code"] == attributes(span)["error.type"] == "DEADLINE_EXCEEDED"
         assert span.status.status_code is StatusCode.ERROR
 

@@ -392,7 +392,7 @@ async def test_a_deadline_over_a_socket(kind: Kind) -> None:
     observer, held = Observer(), Held()
     async with watched(observer, "socket", **all_methods(held.method)) as ends:
         with pytest.raises(CallError) as caught:
-            await ask(ends.channel, kind, timeout=0.1)
+            await ask(ends.channel, kind, timeout=0.5)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await held.cancelled.wait()
     assert observer.on(Side.CLIENT).code is Code.DEADLINE_EXCEEDED

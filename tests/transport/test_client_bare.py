@@ -304,7 +304,7 @@ async def test_a_deadline(kind: Kind) -> None:
         bare(ends, *client_interceptors([noted])) as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(channel, kind, timeout=0.1)
+            await ask(channel, kind, timeout=0.5)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await held.cancelled.wait()
     assert noted.codes == [Code.DEADLINE_EXCEEDED]

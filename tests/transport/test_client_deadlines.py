@@ -98,19 +98,19 @@ async def test_a_deadline_ends_the_whole_path(kind: Kind) -> None:
 
 async def test_a_deadline_ends_the_whole_path_over_sockets() -> None:
     """The same in real time, over two connections."""
-    start = time.monotonic()
     held = Held()
     async with pair(echo(Echo=held.method), over="socket") as c:
         hop = Hop(c.channel)
         async with pair(echo(Echo=hop.method), over="socket") as b:
-            call = begin(b.channel, Kind.UNARY, timeout=0.3)
+            start = time.monotonic()
+            call = begin(b.channel, Kind.UNARY, timeout=1.0)
             with pytest.raises(CallError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             await held.cancelled.wait()
     # C was told to end before B, and B before A: each hop keeps something of the time for itself.
     assert hop.codes == [grpc.StatusCode.DEADLINE_EXCEEDED]
-    assert hop.ended[0] - start < 0.4
+    assert hop.ended[0] - start < 1.2
 
 
 @both
@@ -259,9 +259,9 @@ async def test_an_inherited_deadline_is_told_as_a_deadline(over: Over) -> None:
         shared: dict[str, Any] = {"clock": c.movable, "network": c.network} if over == "memory" else {}
         for method, code in ((catching, grpc.StatusCode.DEADLINE_EXCEEDED), (impatient, grpc.StatusCode.INTERNAL)):
             b = await stack.enter_async_context(pair(echo(Echo=method), over=over, **shared))
-            call = begin(b.channel, Kind.UNARY, timeout=0.3)
+            call = begin(b.channel, Kind.UNARY, timeout=1.0)
             if over == "memory":
-                await c.clock.advance(0.29)
+                await c.clock.advance(0.95)
             assert await call.code() is code
 
 

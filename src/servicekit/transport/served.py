@@ -37,8 +37,11 @@ class ServedCall(Call):
         """Return the code that the client sees; one that is gone was told its own when it went."""
         exchange = self._exchange
         assert isinstance(exchange, Served)  # noqa: S101 - transport made it
-        if isinstance(error, asyncio.CancelledError) and exchange.gone is not None:
-            return exchange.gone  # as it was when the client went: the servicer's clean-up may have taken its time
+        if isinstance(error, asyncio.CancelledError):
+            if exchange.gone is not None:
+                return exchange.gone  # as it was when the client went: the servicer's clean-up may have taken its time
+            if exchange.task is not None and not exchange.task.cancelling() and self.failure is None:
+                return Code.INTERNAL  # nobody has cancelled the call: a link or a servicer let a child's leak out
         return super().outcome(error)
 
 
@@ -230,7 +233,7 @@ class Served:
         root = call  # not this one's own, which is let go of at the end
         while root.origin is not None:
             root = root.origin
-        code = root.outcome(asyncio.CancelledError())
+        code = Call.outcome(root, asyncio.CancelledError())
         return deadline_error() if code is Code.DEADLINE_EXCEEDED else Error(code, "the call is over")
 
     def send_headers(self, call: Call) -> None:
@@ -312,7 +315,7 @@ class Served:
         if self._finishing:
             self._let_go()
         elif self.insisting is None:
-            self.gone = self.root.outcome(asyncio.CancelledError())
+            self.gone = Call.outcome(self.root, asyncio.CancelledError())
             if self.context is not None:
                 self.context.ended_with(self.gone, "")
 
