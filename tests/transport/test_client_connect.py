@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from servicekit import CallError, Server, Telemetry, client_interceptors, connect
 from servicekit.endpoint import Chain, Message
-from servicekit.errors import By
+from servicekit.errors import By, Code, Error
 from servicekit.method import Kind
 from servicekit.process.drain import Drain
 from servicekit.testing import pair
 from servicekit.testing.pair import Over
-from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
+from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse, ExpandRequest, ExpandResponse
 
 from .clients import (
     ANSWERS,
@@ -35,6 +36,7 @@ from .clients import (
     both,
     echo,
     every_kind,
+    finish,
     stub_of,
 )
 
@@ -217,6 +219,146 @@ async def test_grpc_aios_own_interceptors(kind: Kind) -> None:
             assert await ask(channel, kind) == ANSWERS[kind]
     assert arrived == ["yes"]
     assert len(seen) == 1
+
+
+def refusing(kind: Kind) -> Untyped:
+    """Return an interceptor that raises in the place of a call; to the wire all streams of requests are of one kind."""
+    base, name = {
+        Kind.UNARY: (grpc.aio.UnaryUnaryClientInterceptor, "intercept_unary_unary"),
+        Kind.SERVER_STREAM: (grpc.aio.UnaryStreamClientInterceptor, "intercept_unary_stream"),
+    }.get(kind, (grpc.aio.StreamStreamClientInterceptor, "intercept_stream_stream"))
+
+    async def refuse(self: Untyped, continuation: Untyped, details: Untyped, request: Message) -> Untyped:
+        raise ZeroDivisionError("a secret")
+
+    return type("Refusing", (base,), {name: refuse})()
+
+
+class After(grpc.aio.UnaryStreamClientInterceptor):
+    """An interceptor that passes on ``count`` messages, or all of them, and then raises or adds some of its own."""
+
+    def __init__(self, count: int | None, error: Exception | None = None, extra: int = 0) -> None:
+        self.count, self.error, self.extra = count, error, extra
+
+    async def intercept_unary_stream(self, continuation: Untyped, details: Untyped, request: Message) -> Untyped:
+        call = await continuation(details, request)
+
+        async def messages() -> AsyncIterator[bytes]:
+            passed = 0
+            async for message in call:
+                yield message
+                passed += 1
+                if passed == self.count:
+                    break
+            if self.error is not None:
+                raise self.error
+            for index in range(self.extra):
+                await asyncio.sleep(0)
+                yield ExpandResponse(index=100 + index).SerializeToString()
+
+        return messages()
+
+
+MINE = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), grpc.aio.Metadata(("t", "1")), "mine")
+BROKEN = pytest.mark.parametrize(
+    ("error", "code", "details"),
+    [
+        (ZeroDivisionError("a secret"), grpc.StatusCode.INTERNAL, "an interceptor raised ZeroDivisionError"),
+        (MINE, grpc.StatusCode.ABORTED, "mine"),
+        (Error(Code.NOT_FOUND, "ours"), grpc.StatusCode.NOT_FOUND, "ours"),
+    ],
+    ids=["stranger", "status", "error"],
+)
+
+
+@every_kind
+async def test_an_interceptor_that_raises_in_the_place_of_a_call(kind: Kind) -> None:
+    """It is a failure as others are, which the chain sees and the caller gets as a CallError."""
+    seen: list[BaseException] = []
+    async with (
+        serve() as server,
+        connect(server.addresses[0], middleware=[watching(seen)], interceptors=[refusing(kind)]) as channel,
+    ):
+        with pytest.raises(CallError) as caught:
+            await ask(channel, kind)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "an interceptor raised ZeroDivisionError"
+    (error,) = seen
+    assert isinstance(error, Error)
+    assert error.by is By.LOCAL
+
+
+@BROKEN
+async def test_an_interceptor_that_raises_in_mid_stream(error: Exception, code: grpc.StatusCode, details: str) -> None:
+    """It ends the RPC, and is how the call failed: for the chain, for the reader, and for who asks for the code."""
+    seen: list[BaseException] = []
+    left = asyncio.Event()
+
+    async def endless(request: Message, context: Context) -> None:
+        try:
+            await context.write(ExpandResponse())
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    async with (
+        serve(methods={"Expand": endless}) as server,
+        connect(server.addresses[0], middleware=[watching(seen)], interceptors=[After(1, error)]) as channel,
+    ):
+        call = begin(channel, Kind.SERVER_STREAM)
+        assert (await call.read()).index == 0
+        with pytest.raises(CallError) as caught:
+            await call.read()
+        assert (caught.value.code(), caught.value.details()) == (code, details)
+        assert await call.code() is code
+        await left.wait()
+    assert [type(error) for error in seen] == [Error]
+
+
+@BROKEN
+async def test_an_interceptor_that_raises_after_the_last_message(
+    error: Exception, code: grpc.StatusCode, details: str
+) -> None:
+    """What the wire has said by then does not hide it."""
+    async with (
+        serve() as server,
+        connect(server.addresses[0], middleware=[], interceptors=[After(None, error)]) as channel,
+    ):
+        call = begin(channel, Kind.SERVER_STREAM)
+        with pytest.raises(CallError) as caught:
+            await finish(call, Kind.SERVER_STREAM)
+        assert (caught.value.code(), caught.value.details()) == (code, details)
+
+
+async def test_an_interceptor_that_adds_messages_at_the_end() -> None:
+    """They are the caller's too, though the wire has long said OK; and nobody has to take them."""
+    async with (
+        serve() as server,
+        connect(server.addresses[0], middleware=[], interceptors=[After(None, extra=3)]) as channel,
+    ):
+        call = begin(channel, Kind.SERVER_STREAM)
+        assert await finish(call, Kind.SERVER_STREAM) == [0, 1, 2, 100, 101, 102]
+        assert await call.code() is grpc.StatusCode.OK
+        call = begin(channel, Kind.SERVER_STREAM)
+        assert [(await call.read()).index for _ in range(4)] == [0, 1, 2, 100]
+        assert call.cancel()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        nothing = stub_of(channel).Expand(ExpandRequest(count=0))
+        assert (await nothing.read()).index == 100
+        del nothing
+
+
+def watching(seen: list[BaseException]) -> Untyped:
+    """Return a link that notes what calls fail with."""
+
+    async def watch(request: Message, call: Untyped, next: Untyped, /) -> Untyped:  # noqa: A002 - the term
+        try:
+            return await next(request, call)
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    return watch
 
 
 @dataclass

@@ -11,6 +11,7 @@ import grpc
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Head, Reply, Status, Stream, error_of
 
+from .intercepted import answer_of
 from .outcome import CLOSED, CODES, CUT_OFF, PASSED, ended_by, never_sent
 from .stream import GrpcioStream, Stillborn
 
@@ -53,7 +54,7 @@ class GrpcioWire:
         failure: Error
         try:
             call: Any = self._unary(head.path)(data, timeout=timeout, **_passed_on(head))
-            answer = await call
+            answer = await (call if hasattr(call, "_cython_call") else answer_of(call))
             headers, trailers = await _metadata(call)
         except grpc.aio.AioRpcError as error:
             failure = self._error(error)

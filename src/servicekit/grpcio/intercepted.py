@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from servicekit.errors import By, Code, Error
+
+from .outcome import BROKEN
+
 if TYPE_CHECKING:
     from servicekit.metadata import Pairs
 
@@ -33,50 +37,134 @@ class _Final:
         return self._trailers
 
 
-class InterceptedCore:
-    """The few methods of core's call object that a stream needs, by what grpc.aio offers in public.
+def _final_of(error: Exception) -> _Final:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return _Final(error.code().value[0], error.details() or "", tuple(error.trailing_metadata() or ()))
+    if isinstance(error, Error):
+        return _Final(error.code.value, error.message, error.trailers)
+    return _Final(Code.INTERNAL.value, _told(error), ())
 
-    Here its traps remain: a write that fails takes the messages with it that were still to be read.
+
+def _told(error: Exception) -> str:
+    return f"{BROKEN}{type(error).__name__}"  # without its text, which may hold secrets
+
+
+async def answer_of(call: Any) -> Any:
+    """Return the answer of a unary call with interceptors around it. Raises what grpc.aio does, or Error."""
+    try:
+        return await call
+    except (grpc.aio.AioRpcError, grpc.aio.BaseError, Error):
+        raise
+    except Exception as error:
+        raise Error(Code.INTERNAL, _told(error), by=By.LOCAL) from error
+
+
+class InterceptedCore:
+    """The few methods of core's call object that a stream needs, and of the call itself, by what grpc.aio offers in public.
+
+    What an interceptor raises ends the RPC with INTERNAL, as its status. Traps of grpc.aio remain: a write that fails
+    takes the messages with it that were still to be read.
     """
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "_ended_well", "_failure", "_left", "_read_out", "_reading")
 
     def __init__(self, call: Any) -> None:
         """Take a call that nobody has read from or written to."""
         self._call = call
+        self._reading: asyncio.Task[Any] | None = None
+        self._read_out = asyncio.Event()
+        self._failure: _Final | None = None
+        self._ended_well = False
+        self._left = False
 
     async def receive_serialized_message(self) -> Any:
         """Return the next message, or EOF at any end."""
+        self._begin_read()
+        assert self._reading is not None  # noqa: S101 - begun just now
         try:
-            return await self._call.read()
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            message = await self._reading
+        except asyncio.CancelledError:
             return grpc.aio.EOF
+        self._reading = None
+        return message
+
+    def _begin_read(self) -> None:
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._next())
+
+    async def _next(self) -> Any:
+        message: Any = grpc.aio.EOF
+        try:
+            message = await self._call.read()
+        except asyncio.CancelledError:
+            self._call.cancel()
+        except grpc.aio.AioRpcError as error:
+            if not self._call.done() or await self._call.code() is grpc.StatusCode.OK:  # an interceptor's own
+                self._fail(error)
+        except Exception as error:  # noqa: BLE001 - an interceptor may raise anything
+            self._fail(error)
+        if message is grpc.aio.EOF:
+            self._read_out.set()
+        return message
+
+    def _fail(self, error: Exception) -> None:
+        if not self._left:
+            self._failure = _final_of(error)
+            self._call.cancel()
 
     async def send_serialized_message(self, data: bytes) -> None:
         """Send one message; raise UsageError when the RPC is over."""
         try:
             await self._call.write(data)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - what an interceptor has raised: status() tells
             raise grpc.aio.UsageError from None
 
     async def send_receive_close(self) -> None:
         """Half-close; raise UsageError when the RPC is over."""
         try:
             await self._call.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - as above
             raise grpc.aio.UsageError from None
 
     async def initial_metadata(self) -> Pairs:
         """Return the headers once they are there."""
-        return tuple(await self._call.initial_metadata() or ())
+        try:
+            return tuple(await self._call.initial_metadata() or ())
+        except Exception:  # noqa: BLE001 - what an interceptor has raised: status() tells
+            return ()
 
     async def status(self) -> _Final:
-        """Return how it ended, once it has."""
-        code = await self._call.code()
-        return _Final(
-            code.value[0], await self._call.details() or "", tuple(await self._call.trailing_metadata() or ())
-        )
+        """Return how it ended, once it has, and once all messages were taken if it ended well."""
+        try:
+            code = await self._call.code()
+            if code is grpc.StatusCode.OK and not self._left:
+                # That is the wire's word, and an interceptor around it may not be at its end. Where there is nothing to
+                # read, nobody may ask for it: this read is kept for whoever does.
+                self._ended_well = True
+                if not self._read_out.is_set():
+                    self._begin_read()
+                await self._read_out.wait()
+            return self._failure or _Final(
+                code.value[0], await self._call.details() or "", tuple(await self._call.trailing_metadata() or ())
+            )
+        except Exception as error:  # noqa: BLE001 - an interceptor has raised it before there was a call
+            self._failure = self._failure or _final_of(error)
+            return self._failure
 
     def is_locally_cancelled(self) -> bool:
         """Return whether it ended by a cancellation; whose cannot be seen from here, and is taken for this side's."""
-        return bool(self._call.cancelled())
+        return self._failure is None and bool(self._call.cancelled())
+
+    def done(self) -> bool:
+        """Return whether the RPC is over, as far as the wire goes."""
+        return bool(self._call.done())
+
+    def cancel(self) -> bool:
+        """End the RPC, and what interceptors have yet to make of its answer; returns False when all of it is over."""
+        self._left = True
+        if not self._call.cancel() and (self._read_out.is_set() or not self._ended_well):
+            return False
+        self._read_out.set()
+        if self._reading is not None:
+            self._reading.cancel()
+        return True

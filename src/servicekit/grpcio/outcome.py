@@ -22,10 +22,13 @@ CUT_OFF = Status(code=Code.UNAVAILABLE, message="the channel was closed", by=By.
 CANCELLED = Status(code=Code.CANCELLED, message="cancelled", by=By.CALLER)
 """An RPC that its caller cancelled."""
 
+BROKEN = "an interceptor raised "
+"""What the message of an RPC begins with that ended by an exception of somebody's interceptor."""
+
 # Core gives no sign of whether a status came over the wire: debug_error_string repeats the details. These are the
-# texts of its own decisions. A peer may send the same ones, so nothing that matters rests on a text alone.
+# texts of its own decisions, and ours. A peer may send the same ones, so nothing that matters rests on a text alone.
 _UNREACHED = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed", "empty address list")
-_OWN = ("Stream removed (", "CLIENT: ", "Deadline Exceeded")
+_OWN = ("Stream removed (", "CLIENT: ", "Deadline Exceeded", BROKEN)
 _RESET = "Stream removed (RST_STREAM"
 
 

@@ -10,7 +10,7 @@ import grpc
 from servicekit.errors import By, Code
 from servicekit.wire import END, Ended, Received, Status
 
-from .intercepted import core_of
+from .intercepted import InterceptedCore, core_of
 from .kept import Kept
 from .outcome import CANCELLED, CUT_OFF, ended_by, never_sent
 
@@ -48,8 +48,8 @@ class GrpcioStream:
 
     def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
         """Take a call that was just made: no turn of the loop may have passed."""
-        self._call = call
         self._core = core_of(call)
+        self._call = self._core if isinstance(self._core, InterceptedCore) else call
         self._state = _State(self._core, channel)
         self._writing: Kept[None] | None = None
         self._opening: asyncio.Task[Any] | None = _opening_of(call)
