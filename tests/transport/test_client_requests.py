@@ -179,6 +179,58 @@ async def test_a_cancelled_call_closes_the_callers_generator(kind: Kind, over: O
         assert closed == [True]
 
 
+async def first_only(requests: AsyncIterator[Any], context: Context) -> Untyped:
+    """Answer before the client has sent all of it."""
+    await anext(requests)
+    return SumResponse(total=1)
+
+
+@both
+@pytest.mark.parametrize("way", ["closes", "raises", "goes on"])
+async def test_what_a_link_puts_around_the_requests_is_closed(way: str, over: Over) -> None:
+    """Before ``next`` returns, as a server does it; what it makes of that is not how the call ends."""
+    closed: list[bool] = []
+
+    async def around(request: Untyped) -> AsyncIterator[Any]:
+        try:
+            async for message in request:
+                yield message
+        finally:
+            closed.append(True)
+            if way == "raises":
+                raise MineError
+            if way == "goes on":
+                yield one(Kind.CLIENT_STREAM)
+
+    async def wrapping(request: Untyped, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        wrapped = around(request)
+        response = await next(wrapped, call)
+        assert closed == [True]
+        return response
+
+    async def endless() -> AsyncIterator[Any]:
+        while True:
+            yield one(Kind.CLIENT_STREAM)
+
+    async with pair(echo(Sum=first_only), over=over, client=[wrapping]) as ends:
+        assert (await stub_of(ends.channel).Sum(endless())).total == 1
+    assert closed == [True]
+
+
+@both
+async def test_the_callers_own_generator_is_not_closed(over: Over) -> None:
+    """Whoever holds it may go on with what was not sent, as with grpc.aio: to be cancelled in a wait is what ends it."""
+
+    async def endless() -> AsyncIterator[Any]:
+        while True:
+            yield one(Kind.CLIENT_STREAM)
+
+    mine = endless()
+    async with pair(echo(Sum=first_only), over=over) as ends:
+        assert (await stub_of(ends.channel).Sum(mine)).total == 1
+    assert await anext(mine) == one(Kind.CLIENT_STREAM)
+
+
 @both
 @streaming_requests
 async def test_writing(kind: Kind, over: Over) -> None:

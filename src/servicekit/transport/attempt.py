@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
@@ -15,7 +16,7 @@ from .exchange import Exchange
 from .status import enrich
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, AsyncIterator
 
     from servicekit.call import Call
     from servicekit.clock import Clock
@@ -147,8 +148,10 @@ class Sender:
 
     async def _pump(self, request: AsyncIterable[Any], call: Call, attempt: Attempt, exchange: Exchange) -> None:
         stream = attempt.stream
+        messages: AsyncIterator[Any] | None = None
         try:
-            async for message in request:
+            messages = aiter(request)
+            async for message in messages:
                 try:
                     data = self._codec.encode(message)
                 except Exception as error:
@@ -167,6 +170,17 @@ class Sender:
         except BaseException:
             stream.cancel()
             raise
+        finally:
+            await _close(messages)
+
+
+async def _close(messages: AsyncIterator[Any] | None) -> None:
+    """Close what a link has put around the request stream, as it is on a server; what that raises is nobody's failure."""
+    close = getattr(messages, "aclose", None)
+    if close is not None:
+        # It may be running elsewhere, or go on all the same. A pass over the stream itself is left for other attempts.
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await close()
 
 
 async def _ended(pump: asyncio.Task[None]) -> Exception | None:

@@ -133,7 +133,10 @@ class Requests:
             raise RuntimeError(_TAKEN)
 
     async def aclose(self) -> None:
-        """Stop a read that is under way and close the source. Called by transport when the call is over."""
+        """Stop a read that is under way and close the source. Called by transport when the call is over.
+
+        The iterator that the caller of a client gave is not the source, see ``each``: nobody closes it but the caller.
+        """
         if self._pending is not None:
             self._pending.cancel()
             await asyncio.wait([self._pending])
@@ -230,7 +233,10 @@ async def _read(iterator: AsyncIterator[Any]) -> Any:
 
 
 async def each(messages: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
-    """Yield from any iterable, async or not."""
+    """Yield from any iterable, async or not. To close this does not close that: as with grpc.aio, it stays the caller's.
+
+    Where an async generator was waiting for something when the call ended, it was cancelled there, which ends it.
+    """
     if hasattr(messages, "__aiter__"):
         async for message in messages:
             yield message
