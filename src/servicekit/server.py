@@ -227,11 +227,14 @@ class Server(Host):
         going = Error(Code.UNAVAILABLE, "the server is shutting down", retry_after=COME_BACK)
         in_flight.end_auxiliary(going)
         stopping = asyncio.ensure_future(self._listener.stop(grace.left + flush))
-        abandoned = 0
-        if not await _before(grace.over(), in_flight.idle()):
-            abandoned = len(in_flight)
-            in_flight.end(going)
-        flushed = await self._within(flush, asyncio.shield(stopping))
+        abandoned, over = 0, False
+        while True:
+            if not await _before(grace.over(), self._idle()):
+                over, abandoned = True, len(in_flight)
+                in_flight.end(going)
+            flushed = await self._within(flush, asyncio.shield(stopping))
+            if flushed or over or not self._busy():
+                break  # else a client that did not know yet has called meanwhile: its call has the grace as well
         if not flushed and not await self._within(FORCED, self._listener.stop(0.0)):
             self._log.warning("going without servicers that do not end when they are cancelled")
             self._left_servicers = True
@@ -243,6 +246,16 @@ class Server(Host):
         self._over.set()
         self._log.info("stopped", abandoned=abandoned)
         return Exit.ABANDONED if abandoned else Exit.DRAINED
+
+    def _busy(self) -> bool:
+        return bool(self._serving.in_flight) or bool(getattr(self._listener, "busy", False))
+
+    async def _idle(self) -> None:
+        """Return once no call is under way, nor on its way in, as far as the wire tells."""
+        while self._busy():
+            await self._serving.in_flight.idle()
+            if hasattr(self._listener, "idle"):
+                await self._listener.idle()
 
     async def _within(self, seconds: float, work: Awaitable[object]) -> bool:
         """Return whether ``work`` was done within ``seconds`` of the server's clock; it is cancelled if not."""

@@ -223,7 +223,9 @@ class Listener(Protocol):
     """The server's end: what binds addresses and runs a Route for each RPC that comes in.
 
     One that does not send messages of any size may say so by an attribute ``largest``, in bytes: larger ones then fail
-    above it, where they are logged as what they are.
+    above it, where they are logged as what they are. One that knows of RPCs before their requests are read has a pair
+    of others: ``busy``, True while any RPC is open, and ``idle()``, which returns, after ``stop`` was called, once none
+    is. A drain then gives those RPCs the time that it gives to calls under way.
     """
 
     def bind(self, address: str, credentials: object = None) -> str:

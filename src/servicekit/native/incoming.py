@@ -302,6 +302,8 @@ class NativeIncoming:
             self._held = 0
         if self._room is not None:
             self._room.ring()
+        if self._shared.stopping:
+            self._shared.changed.ring()
 
     def _leave(self) -> None:
         if self.slot is not None:

@@ -409,6 +409,11 @@ class ClientLine(asyncio.BufferedProtocol):
 
     # The listener's side
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are RPCs that are not answered, those among them whose requests are not whole."""
+        return bool(self._calls)
+
     def drain(self) -> None:
         """Tell the client that this server goes; what is under way goes on."""
         self.http2.drain(self._clock.time())

@@ -67,6 +67,16 @@ class NativeListener:
         """How many clients are connected, those among them whose TLS handshake is not over."""
         return len(self._shared.members) + len(self._shared.knocking)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any RPC is not answered, one among them whose request is still arriving."""
+        return any(member.busy for member in self._shared.members)
+
+    async def idle(self) -> None:
+        """Return once the listener is not ``busy``; to be awaited when ``stop`` was called."""
+        while self.busy:
+            await self._shared.changed.wait()
+
     def bind(self, address: str, credentials: object = None) -> str:
         """Listen on ``address`` (see ``sockets.listening``) and return it with its port; TlsCredentials make it TLS.
 

@@ -25,6 +25,10 @@ _BETWEEN_LINES: Final = 1.0  # seconds: who is attacked by thousands needs one l
 class Member(Protocol):
     """A connection, as its listener knows it."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has RPCs that are not answered."""
+
     def drain(self) -> None:
         """Tell the client that this server goes; what is under way goes on."""
 
@@ -68,7 +72,7 @@ class Shared:
         self.cut_off = 0
         """How many connections were ended for what their clients did."""
         self.changed = Bell(self.loop)
-        """Rings, while the listener stops, when a connection or a serving task is gone."""
+        """Rings, while the listener stops, when a connection or a serving task is gone, or an RPC is over."""
         # What is read is copied out of it at once, before anybody else reads.
         self.buffer = memoryview(bytearray(READ))
         self._keeps = False

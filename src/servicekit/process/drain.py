@@ -25,7 +25,10 @@ class Drain:
 
     For ``delay`` it still serves while health says NOT_SERVING, so that clients move elsewhere by themselves; then
     it accepts nothing new, and what is under way has ``grace`` to finish. What has not is ended with UNAVAILABLE, and
-    ``flush`` is for what is being sent. Raises TypeError or ValueError for what is no time.
+    ``flush`` is for what is being sent. A request that is still arriving counts as under way on the native wire; grpc
+    core tells of none before it is whole, so that over grpcio such a one has the time for ``flush`` alone.
+
+    Raises TypeError or ValueError for what is no time.
     """
 
     delay: float = 0.5
