@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
@@ -13,10 +12,11 @@ from servicekit.wire import END, Ended, Head
 
 from .codec import malformed_response, size_of, unencodable
 from .exchange import Exchange
+from .requests import Opened
 from .status import enrich
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable
 
     from servicekit.call import Call
     from servicekit.clock import Clock
@@ -148,10 +148,9 @@ class Sender:
 
     async def _pump(self, request: AsyncIterable[Any], call: Call, attempt: Attempt, exchange: Exchange) -> None:
         stream = attempt.stream
-        messages: AsyncIterator[Any] | None = None
+        opened = Opened(request)
         try:
-            messages = aiter(request)
-            async for message in messages:
+            async for message in opened:
                 try:
                     data = self._codec.encode(message)
                 except Exception as error:
@@ -171,16 +170,7 @@ class Sender:
             stream.cancel()
             raise
         finally:
-            await _close(messages)
-
-
-async def _close(messages: AsyncIterator[Any] | None) -> None:
-    """Close what a link has put around the request stream, as it is on a server; what that raises is nobody's failure."""
-    close = getattr(messages, "aclose", None)
-    if close is not None:
-        # It may be running elsewhere, or go on all the same. A pass over the stream itself is left for other attempts.
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            await close()
+            await opened.aclose()
 
 
 async def _ended(pump: asyncio.Task[None]) -> Exception | None:

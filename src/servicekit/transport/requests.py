@@ -7,6 +7,7 @@ looks like the end. And an attempt that was given up does not take a message wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from .codec import size_of
@@ -164,6 +165,30 @@ class _Pass:
         self.index += 1
         requests.release(self.index)
         return message
+
+
+class Opened:
+    """One pass over what a link has put around the request stream, to be closed after it as it is on a server."""
+
+    __slots__ = ("_iterator", "_request")
+
+    def __init__(self, request: AsyncIterable[Any]) -> None:
+        """Take the request of a call as it came through the chain."""
+        self._request = request
+        self._iterator: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Begin the pass."""
+        self._iterator = aiter(self._request)
+        return self._iterator
+
+    async def aclose(self) -> None:
+        """Close what was begun; raises nothing of it. A pass over the stream itself needs none."""
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            # It may be running elsewhere, or go on all the same: how it takes it is not how the call ends.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await close()
 
 
 class Reader:
