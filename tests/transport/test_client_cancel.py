@@ -464,12 +464,12 @@ async def test_the_end_of_a_call_whose_first_answer_has_failed(end: str, over: O
 
     async with pair(echo(), over=over) as ends:
         channel = ends.connect(fallback)
-        call = begin(channel, Kind.UNARY, timeout=0.5 if end == "deadline" else None)
+        call = begin(channel, Kind.UNARY, timeout=1.5 if end == "deadline" else None)
         await looking.wait()
         if end == "close":
             await channel.close()
         elif over == "memory":
-            await ends.clock.advance(1.0)
+            await ends.clock.advance(2.0)
         with pytest.raises(CallError, match="channel closed" if end == "close" else "deadline exceeded"):
             await call
         assert left.is_set()
