@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -10,9 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit import CallError, Code, Server, Telemetry, TlsCredentials, connect, only, standard
+from servicekit import CallError, Code, Server, Telemetry, TlsCredentials, connect, only, standard, standard_client
 from servicekit.call import Call
 from servicekit.endpoint import Endpoint, Message
+from servicekit.middleware import Recovery
 from servicekit.native.tls import Certificates
 from servicekit.testing import pair
 from servicekit.testing.v1.echo_pb2 import EchoRequest, EchoResponse
@@ -247,3 +249,49 @@ async def test_what_a_call_is_given_is_checked_by_name(settings: dict[str, Any],
     async with pair(service(Echo=echo)) as ends:
         with pytest.raises(TypeError, match=re.escape(told)):
             await EchoServiceStub(ends.channel).Echo(EchoRequest(), **settings)
+
+
+async def test_a_servicer_may_be_decorated() -> None:
+    """What the decorator takes counts, not what it gives on."""
+
+    async def stored(request: EchoRequest, _context: object, store: str) -> EchoResponse:
+        return EchoResponse(text=request.text + store)
+
+    @functools.wraps(stored)
+    async def decorated(request: EchoRequest, context: object) -> EchoResponse:
+        return await stored(request, context, "!")
+
+    async with pair(service(Echo=decorated)) as ends:
+        assert (await EchoServiceStub(ends.channel).Echo(EchoRequest(text="a"))).text == "a!"
+
+
+async def test_a_recovery_of_ones_own_stays() -> None:
+    """Only one of ours is given the rules of the server: a subclass may do otherwise."""
+    ran: list[str] = []
+
+    class Mine(Recovery):
+        async def __call__(self, request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+            ran.append(call.method.name)
+            return await super().__call__(request, call, next)
+
+    async with pair(service(Echo=echo), middleware=[Mine()], errors={Unknown: Code.NOT_FOUND}) as ends:
+        await EchoServiceStub(ends.channel).Echo(EchoRequest())
+    assert ran == ["Echo"]
+
+
+async def test_a_codec_may_take_none_for_a_message() -> None:
+    """JSON's null is one: only a link that forgot to return it is told so."""
+    raw = grpc.method_handlers_generic_handler(
+        "a.B", {"C": grpc.unary_unary_rpc_method_handler(_nothing, json.loads, lambda each: json.dumps(each).encode())}
+    )
+    async with pair(
+        lambda server: server.add_generic_rpc_handlers((raw,)),
+        middleware=standard(Telemetry(log=None)),
+        client=standard_client(Telemetry(log=None)),
+    ) as ends:
+        call = ends.channel.unary_unary("/a.B/C", lambda each: json.dumps(each).encode(), json.loads)
+        assert await call(None) is None
+
+
+async def _nothing(request: object, _context: object) -> None:
+    assert request is None

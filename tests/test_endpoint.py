@@ -246,3 +246,21 @@ def test_a_chain_tells_the_paths_that_its_links_are_for() -> None:
 
 async def echo_through(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
     return await next(request, call)
+
+
+def test_what_is_called_counts_and_not_what_it_stands_around() -> None:
+    """A decorator may give what it stands around more than it takes itself; a method may be of any sort."""
+
+    async def settled(request: Message, call: Call, next: Endpoint, settings: object) -> Message:  # noqa: A002 - the term
+        return settings
+
+    @functools.wraps(settled)
+    async def link(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+        return await settled(request, call, next, "settings")
+
+    class Static:
+        @staticmethod
+        async def __call__(request: Message, call: Call, next: Endpoint) -> Message:  # noqa: A002 - the term
+            return await next(request, call)
+
+    chain(link, Static(), only("/a.B/*", link))

@@ -84,6 +84,7 @@ class Call:
     attempt = 0
     origin: Call | None = None
     over = False
+    answers_none = False  # whether None is a message of the method's own codec
     logged = False  # whether somebody wrote down why it failed
     used = False
     began = 0.0  # when the attempt was handed to the wire

@@ -26,6 +26,7 @@ whose call ends inside it may never be answered.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import CoroutineType, NoneType
@@ -180,6 +181,8 @@ def check_answer(response: Message, call: Call) -> None:
 
     To be asked where the answer is of ``FORGOTTEN``, which for a streaming response is as it should be.
     """
+    if response is None and call.root.answers_none:
+        return
     if isinstance(response, FORGOTTEN) and not call.method.kind.response_streaming:
         forgot = "a coroutine" if response is not None else "None"
         msg = f"a middleware returned {forgot} for the response of {call.path}: return await next(request, call)"
@@ -200,8 +203,10 @@ def _check(link: object) -> None:
     if inspect.isasyncgenfunction(link) or inspect.isasyncgenfunction(getattr(link, "__call__", None)):  # noqa: B004 - its code is looked at
         msg = f"{what}, and {shown(link)} is a generator: it returns what next returned, and yields nothing"
         raise TypeError(msg)
+    # What is called, not what a decorator stands around; and of an object its method, whatever sort of one that is.
+    called = link if inspect.isroutine(link) or isinstance(link, functools.partial) else link.__call__
     try:
-        signature = inspect.signature(link)
+        signature = inspect.signature(called, follow_wrapped=False)
     except (TypeError, ValueError):  # it does not tell, as some that are written in C
         return
     try:

@@ -94,7 +94,7 @@ class Error(Exception):
         self.code = code
         self.message = message
         self.reason = reason
-        self.details = _listed(details)
+        self.details = details if isinstance(details, tuple) else _listed(details)
         self.retry_after = retry_after
         self.begun = begun
         self.by = by
@@ -222,7 +222,9 @@ def _known(code: Any) -> Code:  # noqa: ANN401 - it is none by its type
 
 
 def _listed(given: Any) -> tuple[Any, ...]:  # noqa: ANN401 - as above
-    """Return what was given as a tuple, also where it is a dict, or one thing that belongs in a list."""
+    """Return what was given as a tuple, also where it is a dict, nothing, or one thing that belongs in a list."""
+    if given is None:
+        return ()
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         return (given,)
     return tuple(given.items() if isinstance(given, Mapping) else given)

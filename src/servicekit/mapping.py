@@ -99,7 +99,8 @@ def unexpected(exception: BaseException) -> Error:
 def error_id(trailers: Pairs) -> str | None:
     """Return the id that ``unexpected`` gave, or None."""
     # By parts: what a servicer gives for trailers may be no pairs.
-    return next((pair[1] for pair in trailers if pair[:1] == (ERROR_ID,) and isinstance(pair[1], str)), None)
+    pairs = (pair for pair in trailers if isinstance(pair, tuple) and len(pair) == 2)  # noqa: PLR2004 - key and value
+    return next((value for key, value in pairs if key == ERROR_ID and isinstance(value, str)), None)
 
 
 def _applied(rule: Rule, exception: BaseException) -> Error | None:

@@ -51,7 +51,7 @@ class Server(Host):
 
     ``address`` is "host:port", "unix:path" or several of them; port 0 takes a free one (see ``addresses``).
     ``middleware``, outermost first, is the whole chain of every method; None means ``standard(telemetry)``. ``errors``
-    says which exceptions of the business mean which code, to a ``Recovery`` without rules of its own too.
+    says which exceptions of the business mean which code, to a ``Recovery`` of the chain without rules of its own too.
     ``credentials`` are those of the wire: grpcio's server credentials, or ``TlsCredentials`` for the native one.
     ``interceptors`` are grpc.aio ones: they run inside the chain, on every call. ``options`` and ``compression`` are
     grpcio's, ``threads`` is where plain functions run. ``wire`` is "grpcio" or "native" (HTTP/2 of our own, at a
@@ -254,8 +254,8 @@ class Server(Host):
         """Return once no call is under way, nor on its way in, as far as the wire tells."""
         while self._busy():
             await self._serving.in_flight.idle()
-            if hasattr(self._listener, "idle"):
-                await self._listener.idle()
+            if hasattr(self._listener, "busy"):
+                await self._listener.idle()  # type: ignore[attr-defined]  # who has one has both
 
     async def _within(self, seconds: float, work: Awaitable[object]) -> bool:
         """Return whether ``work`` was done within ``seconds`` of the server's clock; it is cancelled if not."""
@@ -292,7 +292,7 @@ class Server(Host):
 
 
 def _without_rules(link: Middleware) -> bool:
-    return isinstance(link, Recovery) and not link.errors.rules
+    return type(link) is Recovery and not link.errors.rules  # a subclass may do otherwise
 
 
 async def _before(end: Coroutine[Any, Any, None], work: Awaitable[object]) -> bool:

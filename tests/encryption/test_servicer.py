@@ -136,7 +136,7 @@ def status(error: CallError) -> tuple[object, ...]:
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110 - what it waits for sets no event
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 def tasks() -> set[asyncio.Task[object]]:

@@ -31,7 +31,7 @@ async def until(condition: Callable[[], object], *, within: float = 2.0) -> None
     """Return when ``condition`` holds; nothing tells of these moments but what is looked at."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def answered(wire: GrpcioWire) -> bool:

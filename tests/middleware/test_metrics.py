@@ -87,7 +87,7 @@ async def over_on_both(page: Page, name: str) -> None:
     async with asyncio.timeout(2):
         for side in Side:
             while not page.get(f"rpc_{side.value}_call_handled_total", rpc_method=name):  # noqa: ASYNC110 - as it says
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
 
 MESSAGES = {Kind.UNARY: (1, 1), Kind.CLIENT_STREAM: (3, 1), Kind.SERVER_STREAM: (1, 3), Kind.BIDI_STREAM: (3, 3)}

@@ -108,7 +108,7 @@ class Ground:
 async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not holds():  # noqa: ASYNC110 - of anything, not of what sets an event
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager

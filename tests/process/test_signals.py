@@ -66,7 +66,7 @@ async def main():
     echo_pb2_grpc.add_EchoServiceServicer_to_server(Echo(), server)
     running = asyncio.create_task(server.run())
     while not server.addresses:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     channel = connect(server.addresses[0], middleware=[])
     patience = None if client == "waits" else 0.2
     calling = echo_pb2_grpc.EchoServiceStub(channel).Echo(echo_pb2.EchoRequest(), timeout=patience)
@@ -74,7 +74,7 @@ async def main():
         with contextlib.suppress(grpc.RpcError):
             await calling
         while server.in_flight:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         go()
     try:
         await running

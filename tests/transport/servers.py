@@ -218,7 +218,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Return once ``condition()`` holds; AssertionError when it never does."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - of anything, not of what sets an event
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 @dataclass

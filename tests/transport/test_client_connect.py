@@ -484,3 +484,28 @@ async def test_the_standard_chain_is_the_default() -> None:
         assert "Deadline" in repr(channel)
     async with connect("127.0.0.1:1", middleware=[]) as channel:
         assert repr(Chain(())) in repr(channel)
+
+
+class Buffering(grpc.aio.UnaryStreamClientInterceptor):
+    """An interceptor that reads all before it passes on the first."""
+
+    async def intercept_unary_stream(self, continuation: Untyped, details: Untyped, request: Message) -> Untyped:
+        call = await continuation(details, request)
+
+        async def messages() -> AsyncIterator[bytes]:
+            for message in [each async for each in call]:
+                yield message
+
+        return messages()
+
+
+async def test_the_code_behind_an_interceptor_that_reads_ahead() -> None:
+    """Who has taken every message may ask for the code; that another read would say so is nobody's to know."""
+    async with (
+        serve() as server,
+        connect(server.addresses[0], middleware=[], interceptors=[Buffering()]) as channel,
+    ):
+        call = begin(channel, Kind.SERVER_STREAM)
+        assert [(await call.read()).index for _ in range(3)] == [0, 1, 2]
+        async with asyncio.timeout(10):
+            assert await call.code() is grpc.StatusCode.OK

@@ -451,3 +451,95 @@ async def test_an_attempt_that_is_ended_before_it_reaches_the_wire(over: Over) -
             await ask(ends.channel, Kind.UNARY)
         assert caught.value.code() is grpc.StatusCode.ABORTED
     assert held.calls == 0
+
+
+async def test_a_cancellation_that_meets_the_end_of_an_attempt() -> None:
+    """The caller's wins: a link that tries again is cancelled, and not left to itself for ever."""
+    held = Held()
+    attempts: list[Call] = []
+
+    async def again(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        while True:
+            try:
+                return await next(request, call.fork())
+            except Error:
+                await asyncio.sleep(0)
+
+    async def noting(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        attempts.append(call)
+        return await next(request, call)
+
+    async with pair(echo(Echo=held.method), client=[again, noting]) as ends:
+        call = EchoServiceStub(ends.channel).Echo(EchoRequest())
+        await held.begun.wait()
+        attempts[0].end(Error(Code.UNAVAILABLE, "cut"))
+        call.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        assert len(attempts) == 1
+
+
+async def test_an_attempt_that_is_over_cannot_end_the_call() -> None:
+    """A timer that a link forgot belongs to its attempt: the next one goes on, and ends as it does."""
+    attempts: list[Call] = []
+    release = asyncio.Event()
+
+    async def twice(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        for _ in range(2):
+            fork = call.fork()
+            attempts.append(fork)
+            try:
+                return await next(request, fork)
+            except Error:
+                pass
+        return None
+
+    async def flaky(request: EchoRequest, context: Context) -> EchoResponse:
+        if len(attempts) == 1:
+            raise Error(Code.UNAVAILABLE, "first")
+        await release.wait()
+        return EchoResponse(text="second")
+
+    async with pair(echo(Echo=flaky), client=[twice]) as ends:
+        call = EchoServiceStub(ends.channel).Echo(EchoRequest())
+        while len(attempts) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        await settle()
+        attempts[0].end(Error(Code.ABORTED, "late"))
+        await settle()
+        release.set()
+        assert (await call).text == "second"
+
+
+async def test_who_cancels_is_told_so_also_after_an_attempt_was_ended() -> None:
+    """What the first attempt was ended with is not how the second one ends."""
+    held = Held()
+    attempts: list[Call] = []
+
+    async def twice(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        for _ in range(2):
+            fork = call.fork()
+            attempts.append(fork)
+            try:
+                return await next(request, fork)
+            except Error:
+                pass
+        return None
+
+    async with pair(echo(Echo=held.method), client=[twice]) as ends:
+        call = EchoServiceStub(ends.channel).Echo(EchoRequest())
+
+        async def asking() -> object:
+            return await call
+
+        waiting = asyncio.create_task(asking())
+        await held.begun.wait()
+        attempts[0].end(Error(Code.UNAVAILABLE, "first"))
+        while len(attempts) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        await settle()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert call.cancelled()

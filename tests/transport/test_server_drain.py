@@ -13,11 +13,14 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from servicekit import BindError, Call, Drain, Endpoint, Exit, Kind, Message, Server, Telemetry, connect
+from servicekit.errors import Code, Error
 from servicekit.memory import MemoryNetwork
-from servicekit.testing import Pair, pair
+from servicekit.method import Method
+from servicekit.testing import Pair, make_call, pair
 from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ChatRequest, ChatResponse, EchoRequest, EchoResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
+from servicekit.transport.in_flight import InFlight
 from servicekit.wire import Listener
 
 from .servers import KINDS, OVER, Log, answer_of, answered, ask, health_of, method, passing, service, serving, until
@@ -418,3 +421,16 @@ def test_times_that_cannot_pass_are_refused(times: dict[str, Any]) -> None:
     name, value = next(iter(times.items()))
     with pytest.raises((TypeError, ValueError), match=f"{name}={value!r}"):
         Drain(**times)
+
+
+async def test_a_watch_that_begins_meanwhile_is_ended_too() -> None:
+    """A client that does not know yet may still ask for one, and would be waited for until the grace is over."""
+    in_flight = InFlight()
+    watch, check = (
+        make_call(method=Method(service="grpc.health.v1.Health", name=name, kind=kind, auxiliary=True))
+        for name, kind in (("Watch", Kind.SERVER_STREAM), ("Check", Kind.UNARY))
+    )
+    in_flight.end_auxiliary(going := Error(Code.UNAVAILABLE, "going"))
+    for call in (watch, check):
+        in_flight.counting(call.method)(call)
+    assert (watch.failure, check.failure) == (going, None)

@@ -614,6 +614,8 @@ async def test_messages_arrive_whole_or_are_cut(over: Over, which: str) -> None:
         Error(Code.NOT_FOUND, "gone", details=Duration(seconds=3)),  # type: ignore[arg-type]
         Error(Code.NOT_FOUND, "gone", retry_after="5"),  # type: ignore[arg-type]
         Error(Code.NOT_FOUND, "gone", trailers={"a": "b"}),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", trailers=None, details=None),  # type: ignore[arg-type]
+        Error(Code.NOT_FOUND, "gone", trailers=(None, 5)),  # type: ignore[arg-type]
         Error(Code.NOT_FOUND, "gone", trailers=("a", "b")),  # type: ignore[arg-type]
         Error(Code.NOT_FOUND, "gone", trailers=(("Capital", "b"), ("x",), "")),  # type: ignore[arg-type]
         Error(Grpc.NOT_FOUND, "gone"),  # type: ignore[arg-type]
@@ -783,3 +785,24 @@ async def test_a_refusal_by_a_link_is_an_answer_like_any_other(over: Over) -> No
         other = await ask(ends.channel, Kind.SERVER_STREAM)
     assert (answer.code, answer.failure.retry_after, ran) == (Grpc.UNAVAILABLE, 0.25, [])
     assert other.messages == [ExpandResponse()]
+
+
+class Several(ExceptionGroup[Exception]):
+    pass
+
+
+@OVER
+async def test_a_group_means_what_is_said_of_itself_first(over: Over) -> None:
+    """What the servicer has set, or a rule for its class; what its members agree on comes after that."""
+
+    async def echo(request: EchoRequest, context: Context) -> EchoResponse:
+        if request.text == "set":
+            context.set_code(Grpc.NOT_FOUND)
+            context.set_details("gone")
+        group = Several if request.text == "mapped" else ExceptionGroup
+        raise group("group", [KeyError("x"), KeyError("y")])
+
+    errors = {Several: Code.ABORTED, KeyError: Code.OUT_OF_RANGE}
+    async with pair(service(Echo=echo), over=over, errors=errors) as ends:
+        answers = [await ask(ends.channel, requests=[EchoRequest(text=text)]) for text in ("set", "mapped", "plain")]
+    assert [answer.code for answer in answers] == [Grpc.NOT_FOUND, Grpc.ABORTED, Grpc.OUT_OF_RANGE]

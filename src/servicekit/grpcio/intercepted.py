@@ -86,6 +86,8 @@ class InterceptedCore:
         except asyncio.CancelledError:
             return grpc.aio.EOF
         self._reading = None
+        if self._ended_well and message is not grpc.aio.EOF:
+            self._begin_read()  # status() waits until all was read, and nobody else may ask
         return message
 
     def _begin_read(self) -> None:

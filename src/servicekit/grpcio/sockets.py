@@ -99,6 +99,8 @@ def wrong_target(target: str) -> str | None:
         host, colon, port = address.rpartition(":")
         if not colon or port.endswith("]") or (":" in host and not host.startswith("[")):
             continue  # a name alone, or an IPv6 address
+        if port in {"http", "https"}:  # core knows these two
+            continue
         if not port.isdecimal() or not port.isascii() or not 0 < int(port) <= _LAST_PORT:
             return f"{port!r} is no port (1 to {_LAST_PORT})"
     return None

@@ -95,13 +95,18 @@ async def _served(life: Life, told: asyncio.Future[signal.Signals], log: Logger,
     finally:
         failing.cancel()
     if drained is Exit.ABANDONED or held_up():
-        _end_within(HELD_UP, code)
+        _end_within(HELD_UP, code, log, still=lambda: drained is Exit.ABANDONED or held_up())
     if code is not Exit.DRAINED:
         raise SystemExit(code)
 
 
-def _end_within(seconds: float, code: int) -> None:
-    timer = threading.Timer(seconds, _exit_now, [code])
+def _end_within(seconds: float, code: int, log: Logger, *, still: Callable[[], bool]) -> None:
+    def end() -> None:
+        if still():  # else it is somebody's clean-up that takes its time
+            log.warning("the process ends without servicers that do not", seconds=seconds, code=int(code))
+            _exit_now(code)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True  # who ends sooner does not wait for it
     timer.start()
 

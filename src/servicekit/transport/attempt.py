@@ -16,8 +16,6 @@ from .requests import Opened
 from .status import enrich
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
-
     from servicekit.call import Call
     from servicekit.clock import Clock
     from servicekit.wire import Received, Reply, Status, Stream, Wire
@@ -67,8 +65,8 @@ class Sender:
                     raise
             if call.failure is not None:
                 task = asyncio.current_task()
-                if exchange.stopping and task is exchange.task_of(call) and task.cancelling():
-                    task.uncancel()
+                if exchange.stopping and task is exchange.task_of(call) and task.cancelling() and task.uncancel():
+                    raise asyncio.CancelledError  # noqa: TRY301 - what is left of the count is somebody else's: the caller's, mostly
                 raise call.failure  # noqa: TRY301 - it ends the attempt as any other error does
         except BaseException as error:
             exchange.failed(call, error)
@@ -99,6 +97,8 @@ class Sender:
             response = self._codec.decode(data)
         except Exception as error:
             raise malformed_response() from error
+        if response is None:
+            call.root.answers_none = True
         call.received(response, size_of(data))
         return response
 
@@ -106,7 +106,8 @@ class Sender:
         stream = self._wire.open(head, data)
         attempt = Attempt(stream, self._codec, call, exchange)
         exchange.bind(attempt)
-        pump = None if data is not None else asyncio.ensure_future(self._pump(request, call, attempt, exchange))
+        opened = None if data is not None else Opened(request)
+        pump = None if opened is None else asyncio.ensure_future(self._pump(opened, call, attempt, exchange))
         response: Any = END
         failure: Exception | None = None
         try:
@@ -127,6 +128,8 @@ class Sender:
             if pump is not None:
                 # What the caller's own iterator raised is why the stream ended, whatever its status says.
                 failure = await _ended(pump) or failure
+            if opened is not None:
+                await opened.aclose()
         if failure is not None:
             exchange.unbind(attempt, failure)
             try:
@@ -146,9 +149,8 @@ class Sender:
             raise Error(Code.UNIMPLEMENTED, "the server sent more than one response to a call that has one")
         return response
 
-    async def _pump(self, request: AsyncIterable[Any], call: Call, attempt: Attempt, exchange: Exchange) -> None:
+    async def _pump(self, opened: Opened, call: Call, attempt: Attempt, exchange: Exchange) -> None:
         stream = attempt.stream
-        opened = Opened(request)
         try:
             async for message in opened:
                 try:
@@ -169,8 +171,6 @@ class Sender:
         except BaseException:
             stream.cancel()
             raise
-        finally:
-            await opened.aclose()
 
 
 async def _ended(pump: asyncio.Task[None]) -> Exception | None:

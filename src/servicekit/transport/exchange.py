@@ -65,7 +65,7 @@ class Exchange(Handover):
     error: BaseException | None = None
     request: Requests | None = None
     writes: Writes | None = None  # where the caller's write() puts messages
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = None  # type: ignore[assignment]  # until it runs: one that is eager runs before it is here
     _tasks: Mapping[Call, asyncio.Task[Any]] = MappingProxyType({})  # of attempts that may have their own
     _stopped: Call | None = None
     _left = False
@@ -133,6 +133,7 @@ class Exchange(Handover):
         self.over = call.over = True
         call.ended = call.clock.time()
         self.error = error
+        self._stopped = None
         self.bound = None  # who takes from it just now holds it; a good answer was taken before its chain ended
         if isinstance(error, Error):
             error.report = report(call)
@@ -178,6 +179,7 @@ class Exchange(Handover):
         if call.failure is not None:
             raise call.failure
         self._check_uncommitted()
+        self._stopped = None
         call.began = call.clock.time()
         root.attempts = (*root.attempts, call)
         if call.origin is not None:
@@ -267,7 +269,7 @@ class Exchange(Handover):
 
     def stop(self, call: Call) -> None:
         """Cancel what is at work for ``call``, the whole chain where that is not known: its failure is how it ends."""
-        if self.over:
+        if self.over or (call is not self.call and call.used and not self._is_at_work(call)):
             return
         self.stopping = True
         self._stopped = call

@@ -9,6 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from servicekit.call import Call
     from servicekit.errors import Error
     from servicekit.method import Method
@@ -20,12 +22,13 @@ class InFlight:
     So is what threads are at work on: nobody can stop a plain function, and it may well outlive its call.
     """
 
-    __slots__ = ("_auxiliary", "_calls", "_idle", "in_threads")
+    __slots__ = ("_auxiliary", "_calls", "_going", "_idle", "in_threads")
 
     def __init__(self) -> None:
         """Begin with nobody."""
         self._calls: set[Call] = set()
         self._auxiliary: set[Call] = set()
+        self._going: Error | None = None
         self._idle: asyncio.Event | None = None
         self.in_threads: set[object] = set()
         """One for each plain function that runs now. Added to and discarded from in its thread, each in one step."""
@@ -34,13 +37,20 @@ class InFlight:
         """Return how many calls are under way, auxiliary ones not counted."""
         return len(self._calls)
 
-    def of(self, method: Method) -> set[Call]:
-        """Return where a call of ``method`` is counted: it is put there when it begins, and goes by ``leave``."""
-        return self._auxiliary if method.auxiliary else self._calls
+    def counting(self, method: Method) -> Callable[[Call], None]:
+        """Return what counts a call of ``method`` when it begins; it goes by ``leave``."""
+        if method.auxiliary:
+            return self._begin_auxiliary
+        return self._calls.add
+
+    def _begin_auxiliary(self, call: Call) -> None:
+        self._auxiliary.add(call)
+        if self._going is not None and call.method.kind.response_streaming:
+            call.end(self._going)  # a Watch would go on for ever, and a drain wait for it
 
     def leave(self, call: Call) -> None:
         """Count ``call`` no longer: the wire has ended it."""
-        self.of(call.method).discard(call)
+        (self._auxiliary if call.method.auxiliary else self._calls).discard(call)
         if self._idle is not None and not self._calls:
             self._idle.set()
 
@@ -57,7 +67,8 @@ class InFlight:
             call.end(error)
 
     def end_auxiliary(self, error: Error) -> None:
-        """End the calls to auxiliary services with ``error``."""
+        """End the calls to auxiliary services with ``error``, and streams of theirs that begin from now on."""
+        self._going = error
         for call in list(self._auxiliary):
             call.end(error)
 

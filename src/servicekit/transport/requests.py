@@ -187,7 +187,7 @@ class Opened:
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             # It may be running elsewhere, or go on all the same: how it takes it is not how the call ends.
-            with contextlib.suppress(Exception, asyncio.CancelledError):
+            with contextlib.suppress(Exception):
                 await close()
 
 

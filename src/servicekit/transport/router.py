@@ -162,7 +162,7 @@ def _check(path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
     """Raise TypeError for a servicer's method that wants more than a request and a context: its object, mostly."""
     function = function_of(handler)
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)  # a decorator may give what it is around more
     except (TypeError, ValueError):  # it does not tell
         return
     try:

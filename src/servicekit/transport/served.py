@@ -40,7 +40,8 @@ class ServedCall(Call):
         if isinstance(error, asyncio.CancelledError):
             if exchange.gone is not None:
                 return exchange.gone  # as it was when the client went: the servicer's clean-up may have taken its time
-            if exchange.task is not None and not exchange.task.cancelling() and self.failure is None:
+            task = exchange.task
+            if self.failure is None and task is not None and task is _current_task() and not task.cancelling():
                 return Code.INTERNAL  # nobody has cancelled the call: a link or a servicer let a child's leak out
         return super().outcome(error)
 

@@ -67,7 +67,7 @@ class Handler:
         # Likewise bound here: inside a server every Python function on a call's way costs it a microsecond.
         self.encode = codec.encode if codec.encoder is None else codec.encoder
         self.largest = shared.largest
-        self._begin = shared.in_flight.of(method).add
+        self._begin = shared.in_flight.counting(method)
         # Whether a response leaves the chain as it went in: links that promise it say so.
         self._keeps = all(getattr(link, "keeps_messages", False) for link in shared.links.links)
         self._endpoint: Endpoint = shared.links.around(self._attempt, method)
@@ -197,6 +197,8 @@ class Handler:
                 raise TypeError(msg) from error
             if len(data) > self.largest:
                 raise too_large(len(data), self.largest)
+            if response is None:
+                call.root.answers_none = True
             served.replied = response
             call.sent(response, len(data))
         return verdict
@@ -219,8 +221,8 @@ class Handler:
         """Return what the servicer's exception means, before any middleware sees it."""
         if isinstance(error, grpc.aio.AbortError) and call.failure is not None:
             return call.failure
-        if isinstance(error, grpc.aio.AioRpcError | BaseExceptionGroup):
-            return self._meant(error, call) or error
+        if isinstance(error, grpc.aio.AioRpcError):
+            return _downstream(error, call) or error
         verdict = context.verdict()
         if verdict is not None and not isinstance(error, Error):
             # The servicer had said how its call ends: generated defaults set UNIMPLEMENTED, and then raise.
@@ -228,18 +230,19 @@ class Handler:
                 verdict.__cause__ = error
             return verdict
         # Innermost, so that every link sees the code that the client will, whatever chain the server was given.
-        return self.shared.errors.find(error) or error
+        return self._meant(error, call) or error
 
     def _meant(self, error: BaseException, call: Call) -> Error | None:
         """Return what ``error`` means to the caller; of a group, what all in it agree on, as a TaskGroup's calls may."""
         if isinstance(error, grpc.aio.AioRpcError):
             return _downstream(error, call)
-        if not isinstance(error, BaseExceptionGroup):
-            return self.shared.errors.find(error)
+        known = self.shared.errors.find(error)
+        if known is not None or not isinstance(error, BaseExceptionGroup):
+            return known
         meanings = [self._meant(each, call) for each in error.exceptions]
         first = meanings[0]
         if first is None or any(each is None or each.code is not first.code for each in meanings):
-            return self.shared.errors.find(error)  # the group's own class may be known
+            return None
         return first
 
 
