@@ -113,7 +113,7 @@ test-all: $(STAMP) ## run all tests: system, fuzz, conformance and integration t
 .PHONY: flake
 flake: $(STAMP) ## run the tests N times (50), up to the first failure
 	@round=1; while test $$round -le $(N); do \
-		$(PY) -m pytest -q -n 3 -m "$(UNMARKED)" || { echo "failed in round $$round of $(N)"; exit 1; }; \
+		$(PY) -m pytest -q -n 4 -m "$(UNMARKED)" || { echo "failed in round $$round of $(N)"; exit 1; }; \
 		echo "round $$round of $(N) passed"; round=$$((round + 1)); \
 	done
 
