@@ -11,6 +11,7 @@ from servicekit.clock import SystemClock
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.options import CHANNEL
 from servicekit.grpcio.server import GrpcioListener
+from servicekit.testing.pair import ALONE
 from servicekit.testing.wire_conformance import CASES, Case, check
 from servicekit.wire import Listener, Wire
 
@@ -31,7 +32,7 @@ class OverGrpcio:
         return GrpcioListener(self.clock)
 
     def wire(self, address: str) -> Wire:
-        return GrpcioWire(grpc.aio.insecure_channel(address, options=CHANNEL), self.clock)
+        return GrpcioWire(grpc.aio.insecure_channel(address, options=(*CHANNEL, *ALONE)), self.clock)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

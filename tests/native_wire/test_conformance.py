@@ -11,6 +11,7 @@ from servicekit.clock import SystemClock
 from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.options import CHANNEL
 from servicekit.native.server import NativeListener
+from servicekit.testing.pair import ALONE
 from servicekit.testing.wire_conformance import CASES, Case, check
 from servicekit.wire import Listener, Wire
 
@@ -26,7 +27,7 @@ class NativeServer:
         return NativeListener(self.clock)
 
     def wire(self, address: str) -> Wire:
-        return GrpcioWire(grpc.aio.insecure_channel(address, options=(*CHANNEL, *UNGROWN)), self.clock)
+        return GrpcioWire(grpc.aio.insecure_channel(address, options=(*CHANNEL, *UNGROWN, *ALONE)), self.clock)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
-from servicekit import CallError, Server
+from servicekit import CallError, Server, Telemetry, connect
 from servicekit.call import Call
 from servicekit.clock import MovableClock
 from servicekit.endpoint import Endpoint, Message
@@ -195,3 +196,19 @@ async def test_a_network_lends_its_clock() -> None:
     with pytest.raises(ValueError, match="share a movable clock"):
         async with pair(echo(), network=network, clock=MovableClock()):
             pass
+
+
+async def test_a_port_that_had_another_server_is_called_anew() -> None:
+    """A channel that is left from before knows that the port refuses its clients: a pair does not believe it."""
+    async with pair(echo(), over="native") as before:
+        address = before.server.addresses[0]
+    async with connect(address, middleware=[]) as left:
+        with pytest.raises(CallError):
+            await ask(left, Kind.UNARY)
+        async with Server(address, middleware=[], telemetry=Telemetry(log=None), wire="native") as server:
+            async with connect(address, middleware=[]) as shared:
+                with pytest.raises(CallError, match="Connection refused"):  # the trap itself
+                    await ask(shared, Kind.UNARY)
+            async with replace(before, server=server).connect() as channel:
+                with pytest.raises(CallError, match="method not found"):
+                    await ask(channel, Kind.UNARY)

@@ -15,7 +15,7 @@ from servicekit.clock import settle
 from servicekit.endpoint import Endpoint, Message
 from servicekit.method import Kind
 from servicekit.testing import pair
-from servicekit.testing.pair import Pair
+from servicekit.testing.pair import ALONE, Pair
 from servicekit.testing.v1.echo_pb2 import (
     ChatResponse,
     EchoRequest,
@@ -49,7 +49,7 @@ from .clients import (
 
 def bare(ends: Pair, *interceptors: Untyped) -> grpc.aio.Channel:
     """Return a channel of grpc.aio's own."""
-    return grpc.aio.insecure_channel(ends.server.addresses[0], interceptors=list(interceptors))
+    return grpc.aio.insecure_channel(ends.server.addresses[0], options=ALONE, interceptors=list(interceptors))
 
 
 class Theirs:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from servicekit.endpoint import Middleware
     from servicekit.transport.channel import Channel
 
+ALONE = (("grpc.use_local_subchannel_pool", 1),)
+"""Core shares connections, and what it knows of them, among all channels of a process. A port that the system gives out
+again would be believed to refuse its clients, for as long as a channel to the server that had it before is there."""
+
 Over: TypeAlias = Literal["memory", "socket", "native"]
 
 
@@ -57,6 +61,8 @@ class Pair:
         address = self.server.addresses[0]
         if self.network is not None:
             settings.update(wire=self.network.wire(address), clock=self.movable)
+        else:
+            settings["options"] = [*ALONE, *settings.get("options", ())]
         return connect(address, middleware=middleware, **settings)
 
 
@@ -101,7 +107,7 @@ async def pair(
     await serving.start()
     ends: Pair | None = None
     try:
-        wire: dict[str, Any] = {}
+        wire: dict[str, Any] = {"options": ALONE}
         if network is not None:
             wire = {"wire": network.wire(serving.addresses[0]), "clock": movable}
         channel = connect(serving.addresses[0], middleware=client, **wire)
