@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from servicekit.testing.pair import Over
 from servicekit.testing.v1.echo_pb2 import ChatRequest, ChatResponse, EchoRequest, EchoResponse
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 from servicekit.transport.in_flight import InFlight
-from servicekit.wire import Listener
+from servicekit.wire import Head, Listener, Received, Route, Security, Status
 
 from .servers import KINDS, OVER, Log, answer_of, answered, ask, health_of, method, passing, service, serving, until
 
@@ -434,3 +434,72 @@ async def test_a_watch_that_begins_meanwhile_is_ended_too() -> None:
     for call in (watch, check):
         in_flight.counting(call.method)(call)
     assert (watch.failure, check.failure) == (going, None)
+
+
+class Wire:
+    """A listener whose RPCs are ended by hand: it was given all there is to send, and has not sent it."""
+
+    def __init__(self) -> None:
+        self.route: Callable[[str], Route]
+
+    def bind(self, address: str, credentials: object = None) -> str:
+        assert credentials is None
+        return address
+
+    async def start(self, route: Callable[[str], Route]) -> None:
+        self.route = route
+
+    async def stop(self, grace: float) -> None:
+        pass
+
+    async def failed(self) -> BaseException:
+        return await asyncio.Future()
+
+
+class OnItsWay:
+    """An RPC of that wire."""
+
+    def __init__(self, path: str) -> None:
+        self.head = Head(path=path)
+        self.data: bytes | None = b""
+        self.code: Code | None = None
+        self.ended: Callable[[], None]
+
+    async def receive(self) -> Received:
+        raise NotImplementedError
+
+    def send_headers(self, metadata: object) -> None:
+        pass
+
+    async def send(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def finish(self, status: Status, data: bytes | None = None) -> None:
+        assert data is not None
+        self.code = status.code
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        self.ended = callback
+
+    def security(self) -> Security:
+        return Security()
+
+    def compress(self, encoding: str | None) -> None:
+        pass
+
+
+async def test_a_response_that_is_on_its_way_counts() -> None:
+    """Chain and servicer are done, and the wire has yet to send what they answered: a drain must not cut it off."""
+    wire = Wire()
+
+    async def echo(_request: object, _context: object) -> EchoResponse:
+        return EchoResponse()
+
+    server = Server("a:1", middleware=[], telemetry=Telemetry(log=None), wire=wire)
+    service(Echo=echo)(server)
+    async with server:
+        call = OnItsWay("/servicekit.testing.v1.EchoService/Echo")
+        await wire.route(call.head.path).serve(call)
+        assert (call.code, server.in_flight) == (Code.OK, 1)
+        call.ended()
+        assert server.in_flight == 0

@@ -380,6 +380,27 @@ async def test_a_response_above_the_limit_is_logged_as_what_the_client_gets(
     assert log.line["code"] == "RESOURCE_EXHAUSTED"
 
 
+@pytest.mark.parametrize("over", ["socket", "native"])
+@pytest.mark.parametrize("kind", [Kind.UNARY, Kind.CLIENT_STREAM], ids=lambda kind: kind.value)
+async def test_a_response_that_a_link_has_made_too_large_is_not_sent(over: Over, kind: Kind) -> None:
+    """What it puts in the place of the servicer's is measured too, and the client told what is wrong."""
+    large = EchoResponse(text="a" * 1000)
+
+    async def enlarging(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+        await next(request, call)
+        return large
+
+    async def one(_request: object, _context: object) -> Message:
+        return RESPONSES[kind]()
+
+    async with pair(
+        serving(kind, one), over=over, middleware=[enlarging], options=[("grpc.max_send_message_length", 3)]
+    ) as ends:
+        answer = await ask(ends.channel, kind)
+    expected = f"the response has {large.ByteSize()} bytes, more than 3"
+    assert (answer.code, answer.details) == (Grpc.RESOURCE_EXHAUSTED, expected)
+
+
 @OVER
 @KINDS
 async def test_initial_metadata_is_sent_once(over: Over, kind: Kind) -> None:
