@@ -66,7 +66,8 @@ async def test_no_reply_is_lost_that_was_on_its_way(over: Over, how: str) -> Non
         await gate.echo(request, context)
         return EchoResponse(payload=bytes(THREE_MB))
 
-    async with pair(service(Echo=echo), over=over, drain=Drain(delay=0.0, grace=20.0)) as ends:
+    # 120 MB may take a busy machine longer than the two seconds that there are for flushing.
+    async with pair(service(Echo=echo), over=over, drain=Drain(delay=0.0, grace=20.0, flush=20.0)) as ends:
         asking = [asyncio.ensure_future(ask(ends.channel, patience=20.0)) for _ in range(40)]
         await until(lambda: gate.waiting == 40)
         going = asyncio.ensure_future(ends.server.drain() if how == "drain" else ends.server.stop(20.0))
