@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from typing import Any
 
     from .call import Call
 
@@ -26,6 +28,14 @@ def parent_call() -> Call | None:
     """Return the served call that an outgoing one belongs to, or None: outside of one, or when it is over."""
     call = _current.get()
     return None if call is None or call.over else call
+
+
+def running_task() -> asyncio.Task[Any] | None:
+    """Return the running task, or None outside of one: timers run in none."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def enter(call: Call) -> None:

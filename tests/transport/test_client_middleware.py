@@ -480,12 +480,10 @@ async def test_a_cancellation_that_meets_the_end_of_an_attempt() -> None:
         assert len(attempts) == 1
 
 
-async def test_an_attempt_that_is_over_cannot_end_the_call() -> None:
-    """A timer that a link forgot belongs to its attempt: the next one goes on, and ends as it does."""
-    attempts: list[Call] = []
-    release = asyncio.Event()
+def twice(attempts: list[Call]) -> Middleware:
+    """Return a link that makes a second attempt after one that has failed; ``attempts`` gets both."""
 
-    async def twice(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
+    async def link(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
         for _ in range(2):
             fork = call.fork()
             attempts.append(fork)
@@ -495,13 +493,21 @@ async def test_an_attempt_that_is_over_cannot_end_the_call() -> None:
                 pass
         return None
 
+    return link
+
+
+async def test_an_attempt_that_is_over_cannot_end_the_call() -> None:
+    """A timer that a link forgot belongs to its attempt: the next one goes on, and ends as it does."""
+    attempts: list[Call] = []
+    release = asyncio.Event()
+
     async def flaky(request: EchoRequest, context: Context) -> EchoResponse:
         if len(attempts) == 1:
             raise Error(Code.UNAVAILABLE, "first")
         await release.wait()
         return EchoResponse(text="second")
 
-    async with pair(echo(Echo=flaky), client=[twice]) as ends:
+    async with pair(echo(Echo=flaky), client=[twice(attempts)]) as ends:
         call = EchoServiceStub(ends.channel).Echo(EchoRequest())
         while len(attempts) < 2:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
@@ -517,17 +523,7 @@ async def test_who_cancels_is_told_so_also_after_an_attempt_was_ended() -> None:
     held = Held()
     attempts: list[Call] = []
 
-    async def twice(request: Message, call: Call, next: Endpoint, /) -> Message:  # noqa: A002 - the term
-        for _ in range(2):
-            fork = call.fork()
-            attempts.append(fork)
-            try:
-                return await next(request, fork)
-            except Error:
-                pass
-        return None
-
-    async with pair(echo(Echo=held.method), client=[twice]) as ends:
+    async with pair(echo(Echo=held.method), client=[twice(attempts)]) as ends:
         call = EchoServiceStub(ends.channel).Echo(EchoRequest())
 
         async def asking() -> object:

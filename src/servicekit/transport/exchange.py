@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from servicekit.call import deadline_error
 from servicekit.call_report import failed, report, succeeded
+from servicekit.current import running_task
 from servicekit.endpoint import FORGOTTEN, check_answer
 from servicekit.errors import By, Code, Error
 from servicekit.wire import Security
@@ -274,7 +275,7 @@ class Exchange(Handover):
         self.stopping = True
         self._stopped = call
         task = self.task_of(call)
-        if task is _current_task():
+        if task is running_task():
             # A task that cancels itself would be hit at its next await, when the attempt may be over.
             asyncio.get_running_loop().call_soon(self._cancel, call, task)
         else:
@@ -283,14 +284,6 @@ class Exchange(Handover):
     def _cancel(self, call: Call, task: asyncio.Task[Any]) -> None:
         if not self.over and self._is_at_work(call):
             task.cancel()
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    # Timers run outside of any task.
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
 
 
 class _Over:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from servicekit.call import Call, deadline_error
+from servicekit.current import running_task
 from servicekit.errors import Code, Error
 from servicekit.mapping import to_error
 from servicekit.metadata import Metadata
@@ -41,7 +42,7 @@ class ServedCall(Call):
             if exchange.gone is not None:
                 return exchange.gone  # as it was when the client went: the servicer's clean-up may have taken its time
             task = exchange.task
-            if self.failure is None and task is not None and task is _current_task() and not task.cancelling():
+            if self.failure is None and task is not None and task is running_task() and not task.cancelling():
                 return Code.INTERNAL  # nobody has cancelled the call: a link or a servicer let a child's leak out
         return super().outcome(error)
 
@@ -264,7 +265,7 @@ class Served:
         if self._finishing or self.stopping:
             return
         self._stopped = call
-        if self.task is _current_task():
+        if self.task is running_task():
             # A task that cancels itself would be hit later, at an await that is none of the servicer's.
             asyncio.get_running_loop().call_soon(self._cancel)
         else:
@@ -291,7 +292,7 @@ class Served:
     def answered(self) -> None:
         """Take back the cancellation that ``stop`` made: it has become the call's failure."""
         task = self.task
-        if not self.stopping or task is None or task is not _current_task() or not task.cancelling():
+        if not self.stopping or task is None or task is not running_task() or not task.cancelling():
             return
         task.uncancel()
         if self._stopped is not self.root:
@@ -360,11 +361,3 @@ class Served:
 def too_large(size: int, largest: int) -> Error:
     """Return how a call ends whose response has more bytes than the wire sends."""
     return Error(Code.RESOURCE_EXHAUSTED, f"the response has {size} bytes, more than {largest}")
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    # Timers run outside of any task.
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
