@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .running import Tasks
 
 _PORT_ZERO: Final = re.compile(r"(?<=:)0+$")
-_FLUSH: Final = 2.0  # for what is still being sent when the last RPC has ended
+_LINGER: Final = 20.0  # for the connections of a server that has as long as it needs, when its last RPC has ended
 _LOOK: Final = 0.1  # between two looks at a main loop that cannot be watched
 _FOR_EVER: Final = 1e9
 
@@ -114,23 +114,24 @@ class CoreServer:
     async def stop(self, grace: float | None) -> None:
         """Close the ports at once, let RPCs in flight finish (None: however long), cancel the rest, return at the end.
 
-        Connections of peers that do not answer are cut off soon after the last RPC. A later call with less grace
-        shortens the wait; cancelling one changes nothing for the others.
+        The end is when every connection is closed, which peers that do not answer put off; it comes soon after the last
+        RPC where ``grace`` is None. A later call with less grace shortens the wait; cancelling one changes nothing for
+        the others.
         """
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         stopping, now = self._stopping, asyncio.get_running_loop().time
         end = _FOR_EVER if grace is None else now() + grace
         await asyncio.sleep(0)
-        while not stopping.done() and (now() < end or self._in_flight.count == 0):
-            left = max(0.0, end - now())
+        while not stopping.done() and now() < end:
+            left = end - now()
             if self._in_flight.count:
                 if self._in_flight.idle is None:
                     self._in_flight.idle = asyncio.get_running_loop().create_future()
                 idle = self._in_flight.idle
                 await asyncio.wait([stopping, idle], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.wait([stopping], timeout=min(_FLUSH, left))
+                await asyncio.wait([stopping], timeout=min(_LINGER, left))
                 if not self._in_flight.count:
                     break
         if not stopping.done():

@@ -26,7 +26,8 @@ class Drain:
     For ``delay`` it still serves while health says NOT_SERVING, so that clients move elsewhere by themselves; then
     it accepts nothing new, and what is under way has ``grace`` to finish. What has not is ended with UNAVAILABLE, and
     ``flush`` is for what is being sent. A request that is still arriving counts as under way on the native wire; grpc
-    core tells of none before it is whole, so that over grpcio such a one has the time for ``flush`` alone.
+    core tells of none before it is whole, so that over grpcio such a one has the time for ``flush`` alone. Core also
+    closes a connection with its last reply: a client that is then behind by megabytes may find it reset.
 
     Raises TypeError or ValueError for what is no time.
     """
