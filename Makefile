@@ -22,6 +22,9 @@ export WIRE
 export UV_PROJECT_ENVIRONMENT := $(abspath $(VENV))
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+# The tests start hundreds of processes. What those compile is kept in the venv, also where the tree is to stay clean.
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.synced
