@@ -107,7 +107,7 @@ types: $(STAMP) ## check types, strictly
 
 .PHONY: test
 test: $(STAMP) ## run the tests that need nothing but this checkout
-	$(PY) -m pytest -n 2 -m "$(UNMARKED)"
+	$(PY) -m pytest -n 4 -m "$(UNMARKED)"
 
 .PHONY: test-all
 test-all: $(STAMP) ## run all tests: system, fuzz, conformance and integration too
