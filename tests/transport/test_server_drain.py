@@ -15,7 +15,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from servicekit import BindError, Call, Drain, Endpoint, Exit, Kind, Message, Server, Telemetry, connect
 from servicekit.errors import Code, Error
-from servicekit.http2.frames import frame
+from servicekit.http2 import frames
+from servicekit.http2.frames import PREFACE, frame
 from servicekit.memory import MemoryNetwork
 from servicekit.method import Method
 from servicekit.testing import Pair, make_call, pair
@@ -24,7 +25,7 @@ from servicekit.testing.v1.echo_pb2 import ChatRequest, ChatResponse, EchoReques
 from servicekit.testing.v1.echo_pb2_grpc import EchoServiceStub
 from servicekit.transport.in_flight import InFlight
 from servicekit.wire import Head, Listener, Received, Route, Security, Status
-from tests.http2.conversation import data, headers
+from tests.http2.conversation import REQUEST, data, headers
 
 from .servers import KINDS, OVER, Log, answer_of, answered, ask, health_of, method, passing, service, serving, until
 
@@ -33,17 +34,14 @@ NOW = Drain(delay=0.0, grace=0.0)
 THREE_MB = 3 * 1024 * 1024
 LARGE = bytes(50_000)
 SOCKETS = pytest.mark.parametrize("over", ["socket", "native"])
-ECHO = (
-    (b":method", b"POST"),
-    (b":scheme", b"http"),
-    (b":path", b"/servicekit.testing.v1.EchoService/Echo"),
-    (b":authority", b"here"),
-    (b"te", b"trailers"),
-    (b"content-type", b"application/grpc"),
-)
+ECHO_PATH = "/servicekit.testing.v1.EchoService/Echo"
+ECHO = tuple({**dict(REQUEST), b":path": ECHO_PATH.encode(), b"content-type": b"application/grpc"}.items())
 WIDE = (1 << 30).to_bytes(4, "big")
 UNLIMITED = (  # a client whose windows take any reply, so that nothing but its socket holds the server up
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"\0\4" + WIDE) + frame(8, 0, 0, WIDE) + frame(4, 1, 0, b"")
+    PREFACE
+    + frame(frames.SETTINGS, 0, 0, b"\0\4" + WIDE)
+    + frame(frames.WINDOW_UPDATE, 0, 0, WIDE)
+    + frame(frames.SETTINGS, frames.ACK, 0)
 )
 
 
@@ -547,7 +545,7 @@ async def test_a_response_that_is_on_its_way_counts() -> None:
     server = Server("a:1", middleware=[], telemetry=Telemetry(log=None), wire=wire)
     service(Echo=echo)(server)
     async with server:
-        call = OnItsWay("/servicekit.testing.v1.EchoService/Echo")
+        call = OnItsWay(ECHO_PATH)
         await wire.route(call.head.path).serve(call)
         assert (call.code, server.in_flight) == (Code.OK, 1)
         call.ended()

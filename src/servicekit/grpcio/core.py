@@ -114,9 +114,9 @@ class CoreServer:
     async def stop(self, grace: float | None) -> None:
         """Close the ports at once, let RPCs in flight finish (None: however long), cancel the rest, return at the end.
 
-        The end is when every connection is closed, which peers that do not answer put off; it comes soon after the last
-        RPC where ``grace`` is None. A later call with less grace shortens the wait; cancelling one changes nothing for
-        the others.
+        The end is when every connection is closed, which peers that do not answer put off until ``grace`` is over, or
+        for 20 s after the last RPC where it is None. A later call with less grace shortens the wait; cancelling one
+        changes nothing for the others.
         """
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
