@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "verdict",
         "principal",
         "refreshed",
+        "finalizer",
         "policy",
         "call_report",
         "loop_lag",

@@ -9,7 +9,7 @@ of the loop for every message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -68,6 +68,8 @@ class Kept(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         """Return the coroutine's result or raise what it raised; Ended when core did, or it was dropped. Cancel-safe."""
+        if self._future is None and self._coroutine is not None and sys.exc_info()[1] is not None:
+            self._begin_apart()
         while not self.advance():
             future = self._future
             assert future is not None  # noqa: S101 - it waits for something
@@ -83,6 +85,19 @@ class Kept(Generic[T]):
             raise self._error
         return self._result
 
+    def _begin_apart(self) -> None:
+        # A coroutine of core's keeps the exception that is being handled where it begins, if only by a caller of its
+        # caller. This one may outlive that by far, and the frames of the exception, which hold whoever waits here.
+        loop = asyncio.get_running_loop()
+        self._future = begun = loop.create_future()
+        loop.call_soon(self._begin, begun)
+
+    def _begin(self, begun: asyncio.Future[None]) -> None:
+        if self._future is begun:  # it was not dropped
+            self._future = None
+            self.advance()
+            _resolve(begun)
+
     def drop(self) -> None:
         """Forget the operation, whose RPC is over: who still waits for it is told so by Ended. Idempotent."""
         coroutine, future = self._coroutine, self._future
@@ -91,10 +106,9 @@ class Kept(Generic[T]):
         self._coroutine = self._future = None
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # looked at, so that asyncio does not log it
-        if coroutine is not None:
-            # It may be closed just now, by the collector, which goes through what it has found in any order.
-            with contextlib.suppress(ValueError):
-                coroutine.close()
+        # It may be closed just now, by the collector, which goes through what it has found in any order.
+        if coroutine is not None and not coroutine.cr_running:  # type: ignore[attr-defined]  # Python's and Cython's have it
+            coroutine.close()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

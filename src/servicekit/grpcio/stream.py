@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from servicekit.errors import By, Code
+from servicekit.finalizer import leave_to
 from servicekit.wire import END, Ended, Received, Status
 
 from .intercepted import InterceptedCore, core_of
@@ -44,13 +45,14 @@ class GrpcioStream:
     too before the loop gets its turn: nobody can hold it back.
     """
 
-    __slots__ = ("_begun", "_call", "_core", "_half_closed", "_opening", "_over", "_state", "_writing")
+    __slots__ = ("_begun", "_call", "_core", "_half_closed", "_loop", "_opening", "_over", "_state", "_writing")
 
     def __init__(self, call: Any, channel: grpc.aio.Channel) -> None:
         """Take a call that was just made: no turn of the loop may have passed."""
         self._core = core_of(call)
         self._call = self._core if isinstance(self._core, InterceptedCore) else call
         self._state = _State(self._core, channel)
+        self._loop = asyncio.get_running_loop()
         self._writing: Kept[None] | None = None
         self._opening: asyncio.Task[Any] | None = _opening_of(call)
         self._half_closed = False
@@ -158,13 +160,16 @@ class GrpcioStream:
 
     def __del__(self) -> None:
         """Cancel the RPC. grpc.aio does not: its call objects are cycles, and its tasks hold them."""
-        try:
-            self.cancel()
-        except RuntimeError:  # the loop was closed before
-            return
-        for kept in (self._state.reading, self._writing):
-            if kept is not None:
-                kept.drop()
+        if self._writing is not None or self._state.reading is not None or not self._call.done():
+            leave_to(self._loop, _dropped, self._call, self._state, self._writing)
+
+
+def _dropped(call: Any, state: _State, writing: Kept[None] | None) -> None:
+    if call.cancel():
+        state.cancelled = True
+    for kept in (state.reading, writing):
+        if kept is not None:
+            kept.drop()
 
 
 def _opening_of(call: Any) -> asyncio.Task[Any] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from servicekit.clock import Clock
 from servicekit.errors import By, Code, Error
+from servicekit.finalizer import leave_to
 from servicekit.metadata import Pairs
 from servicekit.wire import END, Head, Received, Reply, Status, error_of
 
@@ -57,11 +57,9 @@ class MemoryStream:
 
     def __del__(self) -> None:
         """Cancel what nobody can read any more."""
-        # The collector may run in any thread and in the middle of anything, so the end is left to the loop. Nothing
-        # that the server holds refers to the stream, so this runs as soon as the client lets go.
+        # Nothing that the server holds refers to the stream, so this runs as soon as the client lets go.
         if not self._exchange.settled:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all there was to end
-                self._loop.call_soon_threadsafe(self._exchange.fail, Code.CANCELLED, "dropped by the caller", By.CALLER)
+            leave_to(self._loop, self._exchange.fail, Code.CANCELLED, "dropped by the caller", By.CALLER)
 
     def __repr__(self) -> str:
         """Return the path, the peer and whether it is over."""

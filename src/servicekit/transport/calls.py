@@ -8,7 +8,6 @@ channel, behind grpc.aio's own call object, a cancelled read does end the RPC, a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import grpc
 
 from servicekit.call_report import report
 from servicekit.errors import Code, Error
+from servicekit.finalizer import leave_to
 from servicekit.wire import END
 
 from .call_error import CallError
@@ -45,11 +45,10 @@ class _Call:
         exchange = getattr(self, "_exchange", None)
         if exchange is not None and not exchange.over:
             loop = exchange.task.get_loop()
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the RPC with it
-                if asyncio._get_running_loop() is loop:  # noqa: SLF001 - get_running_loop() raises where there is none
-                    exchange.cancel()
-                else:  # the collector may run in any thread, grpc core's own among them
-                    loop.call_soon_threadsafe(exchange.cancel)
+            if asyncio._get_running_loop() is loop:  # noqa: SLF001 - get_running_loop() raises where there is none
+                exchange.cancel()  # at once: a call that nobody took is never made
+            else:
+                leave_to(loop, exchange.cancel)
 
     def cancel(self) -> bool:
         """End the RPC; returns False, changing nothing, when it is over or was cancelled before."""
