@@ -15,6 +15,7 @@ import pytest
 
 from servicekit.finalizer import leave_to
 from servicekit.grpcio.client import GrpcioWire
+from servicekit.grpcio.kept import Kept
 from servicekit.grpcio.stream import GrpcioStream
 from servicekit.method import Kind
 from servicekit.wire import Incoming, Stream
@@ -22,6 +23,7 @@ from tests.grpcio_wire.ground import head, joined, linger
 
 GROUND = """
 import asyncio, grpc, resource
+from servicekit.grpcio.kept import Kept
 from servicekit.grpcio.stream import GrpcioStream
 from servicekit.grpcio.kept import Kept
 
@@ -157,6 +159,39 @@ async def test_a_stream_that_goes_in_another_thread() -> None:
         threading.Timer(0.05, last.clear).start()
 
     await dropped(use)
+
+
+@pytest.mark.parametrize("first", ["left", "failed", "left before it began"])
+async def test_an_operation_that_nobody_waits_for_any_more_is_not_complained_of(
+    first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that nobody has asked for is logged by asyncio, and the collector may find the future before it finds us."""
+
+    async def operation(future: asyncio.Future[None]) -> None:
+        await future
+
+    async def wait(kept: Kept[None]) -> None:
+        if first != "left before it began":
+            await kept
+        try:
+            int("no number")
+        except ValueError:
+            await kept
+
+    future = asyncio.get_running_loop().create_future()
+    kept = Kept(operation(future))
+    waiting = asyncio.create_task(wait(kept))
+    await asyncio.sleep(0)
+    if first == "failed":
+        future.set_exception(ValueError())
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    if first != "failed":
+        future.set_exception(ValueError())
+    await asyncio.sleep(0)
+    del future, kept, waiting
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_nothing_is_left_to_a_loop_that_is_closed() -> None:

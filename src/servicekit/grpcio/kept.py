@@ -95,7 +95,8 @@ class Kept(Generic[T]):
     def _begin(self, begun: asyncio.Future[None]) -> None:
         if self._future is begun:  # it was not dropped
             self._future = None
-            self.advance()
+            if not self.advance() and self._future is not None:
+                self._future.add_done_callback(_looked_at)  # whoever waited may have left
             _resolve(begun)
 
     def drop(self) -> None:
@@ -104,8 +105,8 @@ class Kept(Generic[T]):
         if coroutine is not None:
             self._over = True
         self._coroutine = self._future = None
-        if future is not None and not future.cancel() and not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not log it
+        if future is not None and not future.cancel():
+            _looked_at(future)
         # It may be closed just now, by the collector, which goes through what it has found in any order.
         if coroutine is not None and not coroutine.cr_running:  # type: ignore[attr-defined]  # Python's and Cython's have it
             coroutine.close()
@@ -114,6 +115,12 @@ class Kept(Generic[T]):
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _looked_at(future: asyncio.Future[Any]) -> None:
+    # asyncio logs an exception that nobody has asked for.
+    if not future.cancelled():
+        future.exception()
 
 
 class _Waiter:
@@ -147,6 +154,7 @@ class _Waiter:
             return False
         self.cancelled = True
         self._future.remove_done_callback(self._wakeup)
+        self._future.add_done_callback(_looked_at)  # the collector may be the next to find it
         self._future.get_loop().call_soon(self._wakeup, self, context=self._context)
         del self._wakeup, self._context  # which hold the task, whose exception will hold this
         return True
