@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import types
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -69,7 +70,7 @@ class Kept(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         """Return the coroutine's result or raise what it raised; Ended when core did, or it was dropped. Cancel-safe."""
         if self._future is None and self._coroutine is not None and sys.exc_info()[1] is not None:
-            self._begin_apart()
+            self._begin_apart(self._coroutine)
         while not self.advance():
             future = self._future
             assert future is not None  # noqa: S101 - it waits for something
@@ -85,9 +86,11 @@ class Kept(Generic[T]):
             raise self._error
         return self._result
 
-    def _begin_apart(self) -> None:
+    def _begin_apart(self, coroutine: Coroutine[Any, Any, T]) -> None:
         # A coroutine of core's keeps the exception that is being handled where it begins, if only by a caller of its
         # caller. This one may outlive that by far, and the frames of the exception, which hold whoever waits here.
+        if isinstance(coroutine, types.CoroutineType):  # Python's own, of an interceptor: it may ask for its task
+            return
         loop = asyncio.get_running_loop()
         self._future = begun = loop.create_future()
         loop.call_soon(self._begin, begun)

@@ -160,7 +160,7 @@ class GrpcioStream:
 
     def __del__(self) -> None:
         """Cancel the RPC. grpc.aio does not: its call objects are cycles, and its tasks hold them."""
-        if self._writing is not None or self._state.reading is not None or not self._call.done():
+        if self._writing is not None or self._state.reading is not None or not self._over:
             leave_to(self._loop, _dropped, self._call, self._state, self._writing)
 
 
