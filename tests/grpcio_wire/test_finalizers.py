@@ -20,7 +20,7 @@ from servicekit.grpcio.client import GrpcioWire
 from servicekit.grpcio.kept import Kept
 from servicekit.grpcio.stream import GrpcioStream
 from servicekit.method import Kind
-from servicekit.wire import Incoming, Stream
+from servicekit.wire import Ended, Incoming, Stream
 from tests.grpcio_wire.ground import head, joined, linger
 
 GROUND = """
@@ -205,6 +205,21 @@ async def test_an_operation_that_nobody_waits_for_any_more_is_not_complained_of(
     del begun, future, kept, waiting
     gc.collect()
     assert not caplog.records
+
+
+async def test_an_operation_that_is_dropped_while_it_runs() -> None:
+    """As by what goes while the collector closes it: it cannot be closed once more."""
+    went_on = False
+
+    async def operation() -> None:
+        nonlocal went_on
+        kept.drop()
+        went_on = True
+
+    kept = Kept(operation())
+    with pytest.raises(Ended):
+        await kept
+    assert went_on
 
 
 async def test_nothing_is_left_to_a_loop_that_is_closed() -> None:
